@@ -18,6 +18,7 @@
         ├── OffsetsMissingError       the group's offsets are gone although profiles exist
         ├── DeadLetterLimitError      nearly everything is bad: a deployment fault, not bad records
         ├── SlotTakenError            another live worker uses this worker's slot
+        ├── WorkersGaveUpError        (demo) its workers ended by themselves; the code is theirs
         ├── LocalStackError           the embedded Kafka or Valkey could not be started
         ├── CountError                an independent count found events lost or doubled
         └── ServiceAwayError          a one-shot command cannot reach Kafka or Valkey
