@@ -1,0 +1,1 @@
+"""The outside world: Kafka, Valkey, and the in-memory twin of the profile store."""
