@@ -1,0 +1,198 @@
+"""Score → outcome and reasons. Fifth stage of the data's way.
+
+The model gives a score; deciding is the policy's business. A score equal to a threshold takes the
+stricter outcome. Reasons are the features that pushed this score up the most, from the model's
+exact contributions, so they say what really moved it.
+
+A decision made without profiles (``degraded``) comes from the fallback model under a threshold of
+its own, and never goes beyond ``REVIEW``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fraudstream.event import Transaction
+from fraudstream.features import Feature
+
+REASONS_MAX = 4
+
+
+class Outcome(StrEnum):
+    """What becomes of the payment."""
+
+    APPROVE = "APPROVE"
+    REVIEW = "REVIEW"
+    DECLINE = "DECLINE"
+
+    @property
+    def is_alert(self) -> bool:
+        """Whether somebody is told."""
+        return self is not Outcome.APPROVE
+
+
+class Flag(StrEnum):
+    """What a reader of a decision should know about how it was made."""
+
+    #: Decided by the fallback model, without profiles.
+    DEGRADED = "degraded"
+    #: The card's profile already held a later payment.
+    LATE = "late"
+    #: Older than what its series still keep: not recorded, windows unknown.
+    TOO_LATE = "too_late"
+    #: A window reaches further back than what is known.
+    INCOMPLETE = "incomplete"
+    #: Another record already brought this payment. No alert.
+    DUPLICATE = "duplicate"
+    #: The record came from a replay.
+    REPLAYED = "replayed"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Thresholds on the score, each in [0, 1].
+
+    Parameters
+    ----------
+    review_threshold, decline_threshold
+        From here on a person looks at the payment; from here on it is declined.
+    fallback_review_threshold
+        For the fallback model, whose scores mean something else.
+    name
+        For people, in every decision.
+    """
+
+    review_threshold: float
+    decline_threshold: float
+    fallback_review_threshold: float
+    name: str = "default"
+
+    @property
+    def version(self) -> str:
+        """Name and a hash of the thresholds: which policy made a decision."""
+        thresholds = (
+            f"{self.review_threshold!r} {self.decline_threshold!r} "
+            f"{self.fallback_review_threshold!r}"
+        )
+        return f"{self.name}@{hashlib.sha256(thresholds.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an alert was raised: one feature and how much it pushed the score up.
+
+    ``contribution`` is signed and in log-odds (the model's margin): SHAP values, Lundberg et al.
+    2020, as XGBoost computes them.
+    """
+
+    code: str
+    text: str
+    feature: str
+    value: np.float32
+    contribution: np.float32
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided on one transaction, and everything that is needed to decide it again."""
+
+    transaction: Transaction
+    score: np.float32
+    outcome: Outcome
+    reasons: tuple[Reason, ...]
+    flags: tuple[Flag, ...]
+    missing_features: tuple[str, ...] = ()
+
+    @property
+    def is_alerted(self) -> bool:
+        """Whether an alert is published: for a duplicate one already was."""
+        return self.outcome.is_alert and Flag.DUPLICATE not in self.flags
+
+
+def decide(score: float, policy: Policy) -> Outcome:
+    """Turn the model's score into an outcome.
+
+    Examples
+    --------
+    >>> policy = Policy(0.5, 0.9, 0.7)
+    >>> [decide(score, policy).value for score in (0.49, 0.5, 0.9)]
+    ['APPROVE', 'REVIEW', 'DECLINE']
+    """
+    if _reaches(score, policy.decline_threshold):
+        return Outcome.DECLINE
+    if _reaches(score, policy.review_threshold):
+        return Outcome.REVIEW
+    return Outcome.APPROVE
+
+
+def decide_degraded(score: float, policy: Policy) -> Outcome:
+    """Turn the fallback model's score into an outcome, at most ``REVIEW``.
+
+    Examples
+    --------
+    >>> decide_degraded(0.99, Policy(0.5, 0.9, 0.7)).value
+    'REVIEW'
+    """
+    is_alert = _reaches(score, policy.fallback_review_threshold)
+    return Outcome.REVIEW if is_alert else Outcome.APPROVE
+
+
+def _reaches(score: float, threshold: float) -> bool:
+    """Compare as float32, which scores are: one that is written 0.7 reaches a threshold of 0.7."""
+    return bool(np.float32(score) >= np.float32(threshold))
+
+
+def identity(transaction: Transaction) -> str:
+    """Give 128 bits, in hex, that stand for a payment whoever decides on it, and how often.
+
+    Decision and alert ids are made of it, so a consumer can drop what it has already seen.
+    """
+    text = f"{transaction.transaction_id}\n{transaction.event_time_ms}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def find_reasons(
+    features: Sequence[Feature],
+    vector: NDArray[np.float32],
+    contributions: NDArray[np.float32],
+) -> tuple[Reason, ...]:
+    """Name what pushed a score up the most: at most `REASONS_MAX`, strongest first.
+
+    Parameters
+    ----------
+    features
+        The k columns.
+    vector, contributions
+        Shape (k,), float32: the transaction's features and their parts of the margin.
+    """
+    strongest = np.argsort(-contributions, kind="stable")[:REASONS_MAX]
+    return tuple(
+        Reason(
+            features[index].reason_code,
+            _sentence(features[index], vector[index]),
+            features[index].name,
+            vector[index],
+            contributions[index],
+        )
+        for index in strongest.tolist()
+        if contributions[index] > 0
+    )
+
+
+def _sentence(feature: Feature, value: np.float32) -> str:
+    words = feature.meaning[0].upper() + feature.meaning[1:]
+    if np.isnan(value):
+        return f"{words}: not known."
+    if feature.aggregate in {"is_weekend", "is_night"}:
+        return f"{words}." if value else f"Not a {words[0].lower()}{words[1:]}."
+    if feature.aggregate == "rate":
+        return f"{words}: {value:.1%}."
+    if feature.aggregate == "count":
+        return f"{words}: {value:.0f}."
+    return f"{words}: {value:.2f}."

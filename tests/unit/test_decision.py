@@ -1,0 +1,214 @@
+"""Scores → outcomes and reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fraudstream.decision import (
+    REASONS_MAX,
+    Decision,
+    Flag,
+    Outcome,
+    Policy,
+    decide,
+    decide_degraded,
+    find_reasons,
+    identity,
+)
+from fraudstream.event import Transaction
+from fraudstream.features import DEFAULT_FEATURES, parse_feature
+
+POLICY = Policy(review_threshold=0.5, decline_threshold=0.875, fallback_review_threshold=0.75)
+TRANSACTION = Transaction("tx1", 1_532_513_472_500, "c1", "t1", 5716, "EUR", 5716)
+STRICTNESS = [Outcome.APPROVE, Outcome.REVIEW, Outcome.DECLINE]
+
+
+@pytest.mark.parametrize(
+    ("score", "outcome"),
+    [
+        (0.0, Outcome.APPROVE),
+        (float(np.nextafter(np.float32(0.5), np.float32(0))), Outcome.APPROVE),
+        (0.5, Outcome.REVIEW),
+        (float(np.nextafter(np.float32(0.875), np.float32(0))), Outcome.REVIEW),
+        (0.875, Outcome.DECLINE),
+        (1.0, Outcome.DECLINE),
+    ],
+)
+def test_a_score_equal_to_a_threshold_takes_the_stricter_outcome(
+    score: float, outcome: Outcome
+) -> None:
+    assert decide(score, POLICY) is outcome
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 0.9, 0.95])
+def test_a_score_that_is_written_like_the_threshold_is_equal_to_it(threshold: float) -> None:
+    """Scores are float32: the one that a decision shows as 0.9 is a little below the double 0.9."""
+    score = float(np.float32(threshold))
+    assert str(np.float32(threshold)) == str(threshold)
+    assert decide(score, Policy(0.0, threshold, 0.0)) is Outcome.DECLINE
+    assert decide(score, Policy(threshold, 1.0, 0.0)) is Outcome.REVIEW
+    assert decide_degraded(score, Policy(0.0, 1.0, threshold)) is Outcome.REVIEW
+
+
+def test_where_both_thresholds_are_one_there_is_no_review() -> None:
+    policy = Policy(0.5, 0.5, 0.5)
+    assert [decide(score, policy) for score in (0.4, 0.5)] == [Outcome.APPROVE, Outcome.DECLINE]
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+@settings(deadline=None)
+def test_a_higher_score_is_never_treated_more_gently(
+    low: float, high: float, review: float, decline: float
+) -> None:
+    low, high = sorted((low, high))
+    review, decline = sorted((review, decline))
+    policy = Policy(review, decline, review)
+    for choose in (decide, decide_degraded):
+        outcomes = [STRICTNESS.index(choose(score, policy)) for score in (low, high)]
+        assert outcomes == sorted(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("score", "outcome"),
+    [
+        (float(np.nextafter(np.float32(0.75), np.float32(0))), Outcome.APPROVE),
+        (0.75, Outcome.REVIEW),
+        (0.875, Outcome.REVIEW),
+        (1.0, Outcome.REVIEW),
+    ],
+)
+def test_without_profiles_nothing_is_declined(score: float, outcome: Outcome) -> None:
+    assert decide_degraded(score, POLICY) is outcome
+
+
+def test_the_outcomes_of_which_somebody_is_told() -> None:
+    assert [outcome.is_alert for outcome in STRICTNESS] == [False, True, True]
+
+
+@pytest.mark.parametrize("outcome", STRICTNESS)
+@pytest.mark.parametrize("flags", [(), (Flag.DEGRADED,), (Flag.LATE, Flag.REPLAYED)])
+def test_an_alert_is_raised_for_every_outcome_but_approve(
+    outcome: Outcome, flags: tuple[Flag, ...]
+) -> None:
+    decision = Decision(TRANSACTION, np.float32(0.9), outcome, (), flags)
+    assert decision.is_alerted == (outcome is not Outcome.APPROVE)
+
+
+def test_no_alert_is_raised_for_a_duplicate() -> None:
+    for outcome in STRICTNESS:
+        flags = (Flag.LATE, Flag.DUPLICATE)
+        assert not Decision(TRANSACTION, np.float32(0.9), outcome, (), flags).is_alerted
+
+
+def test_a_policys_version_changes_with_each_threshold_and_with_its_name() -> None:
+    policies = [
+        POLICY,
+        Policy(0.51, 0.875, 0.75),
+        Policy(0.5, 0.876, 0.75),
+        Policy(0.5, 0.875, 0.76),
+        Policy(0.5, 0.875, 0.75, "strict"),
+    ]
+    assert len({policy.version for policy in policies}) == len(policies)
+    assert POLICY.version == Policy(0.5, 0.875, 0.75).version
+    assert POLICY.version.startswith("default@")
+
+
+def test_an_identity_is_of_the_payment_and_of_nothing_else() -> None:
+    same = Transaction("tx1", 1_532_513_472_500, "c2", "t2", 1, "USD", None, 7)
+    others = [
+        Transaction("tx2", 1_532_513_472_500, "c1", "t1", 5716, "EUR", 5716),
+        Transaction("tx1", 1_532_513_472_501, "c1", "t1", 5716, "EUR", 5716),
+        Transaction("tx11", 532_513_472_500, "c1", "t1", 5716, "EUR", 5716),
+    ]
+    assert identity(same) == identity(TRANSACTION)
+    assert len(identity(TRANSACTION)) == 32
+    assert identity(TRANSACTION) not in {identity(other) for other in others}
+    # Written down, because consumers drop what they have seen by it: it must never change.
+    assert identity(TRANSACTION) == "96ab3361877db02d15d77d1d267f6067"
+
+
+# ------------------------------------------------------------------ reasons
+
+
+def reasons_of(contributions: list[float]) -> list[tuple[str, float]]:
+    vector = np.arange(len(contributions), dtype=np.float32)
+    found = find_reasons(
+        DEFAULT_FEATURES[: len(contributions)], vector, np.array(contributions, np.float32)
+    )
+    for reason in found:
+        assert reason.value == vector[[f.name for f in DEFAULT_FEATURES].index(reason.feature)]
+    return [(reason.feature, float(reason.contribution)) for reason in found]
+
+
+NAMES = [feature.name for feature in DEFAULT_FEATURES]
+
+
+def test_reasons_are_the_strongest_contributions_first() -> None:
+    assert reasons_of([0.25, 4.0, -9.0, 1.0]) == [
+        (NAMES[1], 4.0),
+        (NAMES[3], 1.0),
+        (NAMES[0], 0.25),
+    ]
+
+
+def test_reasons_are_at_most_four() -> None:
+    assert REASONS_MAX == 4
+    assert reasons_of([1, 2, 3, 4, 5, 6]) == [(NAMES[i], float(i + 1)) for i in (5, 4, 3, 2)]
+
+
+def test_only_what_pushed_the_score_up_is_a_reason() -> None:
+    assert reasons_of([0.0, -1.0, -0.5]) == []
+    assert reasons_of([0.0, 1.0, -0.5]) == [(NAMES[1], 1.0)]
+
+
+def test_of_equal_contributions_the_models_first_column_comes_first() -> None:
+    assert [name for name, _ in reasons_of([1, 1, 1, 1, 1])] == NAMES[:4]
+
+
+@given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=15))
+@settings(deadline=None)
+def test_whatever_the_contributions_reasons_are_few_positive_and_sorted(
+    contributions: list[float],
+) -> None:
+    found = reasons_of(contributions)
+    strengths = [strength for _, strength in found]
+    assert len(found) == min(4, sum(contribution > 0 for contribution in contributions))
+    assert strengths == sorted(strengths, reverse=True)
+    assert all(strength > 0 for strength in strengths)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code", "text"),
+    [
+        ("amount", 57.16, "AMOUNT", "Amount of this payment: 57.16."),
+        ("amount", np.nan, "AMOUNT", "Amount of this payment: not known."),
+        ("is_night", 1, "NIGHT", "Payment made between 00:00 and 06:59 (UTC)."),
+        ("is_night", 0, "NIGHT", "Not a payment made between 00:00 and 06:59 (UTC)."),
+        (
+            "card_tx_count_1d",
+            12,
+            "CARD_VELOCITY",
+            "Payments with this card within 1 day: 12.",
+        ),
+        (
+            "card_amount_mean_7d",
+            99.995,
+            "CARD_SPENDING",
+            "Mean amount of this card within 7 days: 100.00.",
+        ),
+        (
+            "terminal_fraud_rate_7d_lag7d",
+            0.125,
+            "TERMINAL_FRAUD",
+            "Share of frauds at this terminal within 7 days, up to 7 days ago: 12.5%.",
+        ),
+    ],
+)
+def test_a_reason_is_a_sentence(name: str, value: float, code: str, text: str) -> None:
+    (reason,) = find_reasons(
+        [parse_feature(name)], np.array([value], np.float32), np.array([0.5], np.float32)
+    )
+    assert (reason.code, reason.text) == (code, text)
