@@ -540,6 +540,20 @@ def test_a_late_payment_is_marked_late_on_a_retry_too(place: Place) -> None:
     assert [answer.marks for answer in again] == marks
 
 
+@pytest.mark.parametrize(("between", "marks"), [(511, Mark.LATE), (512, Mark.NONE)])
+def test_what_came_first_is_looked_for_among_the_512_next_records(
+    place: Place, between: int, marks: Mark
+) -> None:
+    """A retry lies behind at most a batch of later records, and the search must end."""
+    backend = place.open(DEFINITION)
+    late = entry("late", T, 5_000)
+    record(backend, late)
+    others = [entry(f"x{number}", T + 1, 6_000 + number) for number in range(between)]
+    for batch in (others[:300], others[300:], [entry("ahead", T + 2, 4_000)]):
+        record(backend, *batch)
+    assert record(backend, late) == [(Recording.RETRY, marks)]
+
+
 @pytest.mark.parametrize(("age_ms", "is_late"), [(HORIZON_MS - 1, False), (HORIZON_MS, True)])
 def test_what_is_as_old_as_the_horizon_is_too_late(
     place: Place, age_ms: int, is_late: bool

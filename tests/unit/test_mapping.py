@@ -321,6 +321,12 @@ def test_the_unit_of_an_amount_is_that_of_the_currency_whatever_the_order_of_the
     }
 
 
+def test_an_amount_in_minor_units_stays_as_it_is() -> None:
+    for how in ({}, {"unit": "minor"}):
+        apply = compile_mapping(mapping({"amount_minor": {"from": "AMOUNT", **how}}))
+        assert apply({"AMOUNT": 5716, "currency": "EUR"})["amount_minor"] == 5716
+
+
 @given(st.integers(0, 10**12), st.sampled_from(["EUR", "JPY", "KWD", "CLF"]))
 @settings(deadline=None)
 def test_every_amount_survives_its_way_through_major_units(minor: int, currency: str) -> None:
