@@ -1,0 +1,95 @@
+"""Reads a piece of an input partition again, beside the group: the source of every repair."""
+
+from __future__ import annotations
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from fraudstream.adapters.kafka import KafkaAccess, consumer_config, error_of, kafka_logger
+from fraudstream.adapters.kafka_source import to_record
+from fraudstream.errors import BrokerUnavailableError
+from fraudstream.event import Record
+from fraudstream.pipeline import InputBatch, InputTopics
+from fraudstream.profile import InputPartition, Stretch
+
+_POLL_TIMEOUT_S = 0.05
+
+
+class KafkaLog:
+    """A consumer without a group that reads any stretch of the input topics.
+
+    Parameters
+    ----------
+    access
+        Where.
+    group_id
+        Named in the broker's logs only: nothing is committed.
+    topics
+        The input topics.
+    """
+
+    def __init__(self, access: KafkaAccess, group_id: str, topics: InputTopics) -> None:
+        self._topics = topics
+        self._config = consumer_config(access, f"{group_id}-repair") | {
+            "enable.partition.eof": True,
+            "logger": kafka_logger(),
+        }
+        self._consumer: Consumer | None = None
+        self._next: tuple[InputPartition, int] | None = None
+
+    def read(self, partition: InputPartition, stretch: Stretch, records_max: int) -> InputBatch:
+        """Read the beginning of a stretch.
+
+        Returns
+        -------
+        batch
+            Up to ``records_max`` records. Its stretch begins where asked for and ends behind its
+            last record, or at the end asked for when there is nothing more before that.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            Kafka does not answer.
+        """
+        consumer = self._positioned(partition, stretch.start)
+        records: list[Record] = []
+        end = stretch.start
+        is_complete = False
+        first = consumer.poll(_POLL_TIMEOUT_S)
+        # Asked for many, consume() would wait its whole time-out for the last of them.
+        messages = [] if first is None else [first, *consumer.consume(records_max - 1, timeout=0)]
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise BrokerUnavailableError(f"reading the log again: {error.name()}")
+                is_complete = True
+                continue
+            record = to_record(message)
+            if record.offset >= stretch.end:
+                is_complete = True
+                break
+            records.append(record)
+            end = record.offset + 1
+        if is_complete or end >= stretch.end:
+            end = stretch.end
+        self._next = None if is_complete else (partition, end)
+        return InputBatch(records, {partition: Stretch(stretch.start, end)})
+
+    def close(self) -> None:
+        """Let go of the consumer."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def _positioned(self, partition: InputPartition, start: int) -> Consumer:
+        if self._consumer is None:
+            self._consumer = Consumer(self._config)
+        if self._next != (partition, start):
+            topic = self._topics.topic(partition)
+            try:
+                self._consumer.assign([TopicPartition(topic, partition.partition, start)])
+            except KafkaException as exception:
+                raise BrokerUnavailableError(
+                    f"reading the log again: {error_of(exception).name()}"
+                ) from exception
+        return self._consumer

@@ -1,0 +1,265 @@
+"""The transactional producer: outputs and input offsets in one Kafka transaction.
+
+    begin ─▶ produce all ─▶ send our offsets ─▶ commit
+      any step: retriable → the same step again · must abort → abort, the batch is read again
+                fatal or unknown → a new producer with the same name, then ask what was committed
+
+The rules are those of ``docs/adr/0003-exactly-once-by-transactions.md``: librdkafka has no
+protection against a delayed request of an earlier transaction (KIP-890 part 2), so whenever
+anything looked delayed, the next transaction is begun by a new producer, which the coordinator
+tells from the old one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from fraudstream.adapters.kafka import (
+    GroupMembership,
+    KafkaAccess,
+    error_of,
+    kafka_logger,
+    producer_config,
+)
+from fraudstream.alert import Headers, OutputRecord
+from fraudstream.errors import (
+    BrokerUnavailableError,
+    OutputRefusedError,
+    SlotTakenError,
+    UnknownOutcomeError,
+)
+
+_log = structlog.get_logger("publisher")
+
+#: Above the longest batch by far, below the time a reader should wait for a dead worker's.
+_TRANSACTION_TIMEOUT_MS = 10_000
+_INIT_TIMEOUT_S = 10.0
+_CALL_TIMEOUT_S = 5.0
+#: All tries of one step together. Less than the transaction's own time-out, so that a fenced
+#: producer within it means another worker, not slowness.
+_STEP_DEADLINE_S = 8.0
+#: A commit slower than this may have left a request behind (measured with a proxy).
+_SUSPICIOUS_CALL_S = 0.5
+_FENCED_MAX = 3
+_FENCED_WINDOW_S = 60.0
+
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+_REFUSED = frozenset(
+    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
+)
+
+
+class _MustAbortError(Exception):
+    """The transaction can only be aborted."""
+
+
+class _MustRebuildError(Exception):
+    """The producer can no longer be used; what became of the transaction is not known."""
+
+
+class KafkaPublisher:
+    """Publishes batches, each in a transaction of its own.
+
+    Parameters
+    ----------
+    access, membership
+        Where, and as whom.
+    on_rebuild
+        Called whenever a producer is made anew.
+    """
+
+    def __init__(
+        self,
+        access: KafkaAccess,
+        membership: GroupMembership,
+        on_rebuild: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._access = access
+        self._membership = membership
+        self._on_rebuild = on_rebuild
+        self._producer: Producer | None = None
+        self._is_suspicious = False
+        self._failed: list[tuple[KafkaError, Message]] = []
+        self._fenced_at_s: deque[float] = deque(maxlen=_FENCED_MAX)
+        # A worker's attempts must not be taken for those of its predecessor in the slot.
+        self._run = secrets.token_hex(4)
+        self._transactions = 0
+
+    def prepare(self) -> None:
+        """Make the producer ready, ending a predecessor's open transaction.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            Not now; call again.
+        """
+        if self._producer is not None and not self._is_suspicious:
+            return
+        if self._producer is not None:
+            _log.warning("producer_rebuilt")
+            self._on_rebuild()
+        self._producer = None
+        producer = Producer(
+            producer_config(self._access)
+            | {
+                "transactional.id": self._membership.transactional_id,
+                "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
+                "on_delivery": self._on_delivery,
+                "delivery.report.only.error": True,
+                "logger": kafka_logger(),
+            }
+        )
+        try:
+            producer.init_transactions(_INIT_TIMEOUT_S)
+        except KafkaException as exception:
+            raise BrokerUnavailableError(
+                f"the transactional producer cannot start: {error_of(exception).name()}"
+            ) from exception
+        self._producer = producer
+        self._is_suspicious = False
+
+    def publish(
+        self, outputs: Sequence[OutputRecord], offsets: Sequence[TopicPartition], group: object
+    ) -> None:
+        """Publish outputs and commit the offsets they stand for: all or nothing.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            Aborted, or, as `UnknownOutcomeError`, not known whether it was committed.
+        OutputRefusedError
+            Kafka will never take one of the outputs. The transaction was aborted.
+        """
+        self.prepare()
+        assert self._producer is not None
+        self._failed.clear()
+        self._transactions += 1
+        try:
+            self._step(self._producer.begin_transaction)
+            self._produce(outputs)
+            self._step(
+                lambda: self._require().send_offsets_to_transaction(
+                    list(offsets), group, _CALL_TIMEOUT_S
+                )
+            )
+            self._step(lambda: self._require().commit_transaction(_CALL_TIMEOUT_S))
+        except _MustAbortError as error:
+            self._abort()
+            self._raise_refused()
+            raise BrokerUnavailableError(f"transaction aborted: {error}") from error
+        except _MustRebuildError as error:
+            self._discard()
+            raise UnknownOutcomeError(f"transaction in doubt: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the producer. There is never an open transaction here."""
+        self._producer = None
+
+    def _require(self) -> Producer:
+        assert self._producer is not None
+        return self._producer
+
+    def _produce(self, outputs: Sequence[OutputRecord]) -> None:
+        producer = self._require()
+        worker = f"{self._membership.transactional_id}/{self._run}/{self._transactions}".encode()
+        attempt: Headers = [("fs_attempt", worker), ("fs_attempt_records", b"%d" % len(outputs))]
+        for output in outputs:
+            headers = output.headers + attempt
+            try:
+                self._enqueue(producer, output, headers)
+            except KafkaException as exception:
+                error = error_of(exception)
+                if error.code() in _REFUSED:
+                    self._abort()
+                    raise OutputRefusedError(_source_of(output.headers)) from exception
+                raise self._judge(error) from exception
+        producer.poll(0)
+
+    def _enqueue(self, producer: Producer, output: OutputRecord, headers: Headers) -> None:
+        deadline_s = time.monotonic() + _STEP_DEADLINE_S
+        while True:
+            try:
+                producer.produce(output.topic, output.value, output.key, headers=headers)
+            except BufferError:
+                if time.monotonic() > deadline_s:
+                    raise _MustAbortError("the producer's queue stays full") from None
+                producer.poll(0.05)
+            else:
+                return
+
+    def _step(self, call: Callable[[], object]) -> None:
+        """Make one call of the transaction, again while the library says so."""
+        started_s = time.monotonic()
+        while True:
+            try:
+                call()
+            except KafkaException as exception:
+                error = error_of(exception)
+                self._is_suspicious = True
+                is_in_time = time.monotonic() - started_s < _STEP_DEADLINE_S
+                # Only the same call may be repeated: commit may not become abort here.
+                if not (error.retriable() and is_in_time):
+                    raise self._judge(error) from exception
+            else:
+                if time.monotonic() - started_s > _SUSPICIOUS_CALL_S:
+                    self._is_suspicious = True
+                return
+
+    def _judge(self, error: KafkaError) -> Exception:
+        if error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):
+            self._note_fenced()
+        if error.txn_requires_abort() and not error.fatal():
+            return _MustAbortError(error.name())
+        return _MustRebuildError(error.name())
+
+    def _note_fenced(self) -> None:
+        now_s = time.monotonic()
+        self._fenced_at_s.append(now_s)
+        times = self._fenced_at_s
+        if len(times) == _FENCED_MAX and now_s - times[0] < _FENCED_WINDOW_S:
+            raise SlotTakenError(
+                f"another live worker publishes as {self._membership.transactional_id}: give each "
+                "worker a slot of its own"
+            )
+
+    def _abort(self) -> None:
+        try:
+            self._step(lambda: self._require().abort_transaction(_CALL_TIMEOUT_S))
+        except (_MustAbortError, _MustRebuildError) as error:
+            # The coordinator ends it when the next producer of this name reports.
+            _log.warning("abort_failed", error=str(error))
+            self._discard()
+
+    def _discard(self) -> None:
+        if self._producer is not None:
+            # Purged, or closing would wait for deliveries that can no longer come.
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            _log.warning("producer_discarded")
+            self._on_rebuild()
+        self._producer = None
+
+    def _raise_refused(self) -> None:
+        for error, message in self._failed:
+            if error.code() in _REFUSED:
+                headers = message.headers()
+                raise OutputRefusedError(_source_of(list(dict(headers or []).items())))
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and error.code() not in _PURGED:
+            self._failed.append((error, message))
+
+
+def _source_of(headers: Headers) -> tuple[str, int, int]:
+    """Read from an output's headers which input record it answers."""
+    found = {name: value for name, value in headers if isinstance(value, bytes)}
+    return (
+        found["fs_source_topic"].decode(),
+        int(found["fs_source_partition"]),
+        int(found["fs_source_offset"]),
+    )

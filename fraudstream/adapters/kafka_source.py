@@ -1,0 +1,322 @@
+"""The consumer of the input topics, and the books of what this worker has read.
+
+Offsets are ours: for each assigned partition the next one to process, taken from the group's
+committed offsets at the start and moved only when a batch was committed. ``consumer.position()``
+is never asked: errors and ends of partitions have been seen to move it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from fraudstream.adapters.kafka import (
+    GroupMembership,
+    KafkaAccess,
+    consumer_config,
+    error_of,
+    kafka_logger,
+)
+from fraudstream.errors import BrokerUnavailableError, SlotTakenError
+from fraudstream.event import Record
+from fraudstream.pipeline import InputBatch, InputTopics
+from fraudstream.profile import InputPartition, Stretch
+
+_log = structlog.get_logger("source")
+
+_REQUEST_TIMEOUT_S = 3.0
+_STATISTICS_INTERVAL_MS = 1_000
+#: How long the loop may be away before the group gives its partitions to others. Every blocking
+#: call in the loop is bounded well below it.
+_MAX_POLL_INTERVAL_MS = 120_000
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStart:
+    """What the log and the group say of a partition: both ends, and what the group committed."""
+
+    log_start: int
+    log_end: int
+    committed: int | None
+
+
+@dataclass(slots=True)
+class SourceHealth:
+    """What the client's statistics said last.
+
+    ``lag_records`` counts to the last stable offset: control records take offsets too, and open
+    transactions cannot be read yet.
+    """
+
+    is_connected: bool = False
+    stable_offsets: dict[tuple[str, int], int] = field(default_factory=dict)
+
+
+class KafkaSource:
+    """Reads micro-batches from the input topics as a static member of the group.
+
+    Parameters
+    ----------
+    access, membership
+        Where, and as whom.
+    topics
+        The input topics.
+    """
+
+    def __init__(
+        self, access: KafkaAccess, membership: GroupMembership, topics: InputTopics
+    ) -> None:
+        self._topics = topics
+        self._membership = membership
+        self._positions: dict[InputPartition, int] = {}
+        self._assigned: list[InputPartition] | None = None
+        self._revoked: set[InputPartition] = set()
+        self._fatal: KafkaError | None = None
+        self.health = SourceHealth()
+        self._consumer = Consumer(
+            consumer_config(access, membership.group_id)
+            | {
+                "group.instance.id": membership.instance_id,
+                "session.timeout.ms": membership.session_timeout_ms,
+                "heartbeat.interval.ms": min(3_000, membership.session_timeout_ms // 3),
+                "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
+                # The state is in Valkey: stopping everybody for a moment loses nothing, and was
+                # measured to abort no transaction and to stall for the shortest time.
+                "partition.assignment.strategy": "range",
+                "statistics.interval.ms": _STATISTICS_INTERVAL_MS,
+                "stats_cb": self._on_statistics,
+                "error_cb": self._on_error,
+                "logger": kafka_logger(),
+            }
+        )
+        self._consumer.subscribe(
+            [topics.transactions, topics.labels],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+
+    @property
+    def positions(self) -> Mapping[InputPartition, int]:
+        """By partition that was taken over: the next offset to process."""
+        return self._positions
+
+    def poll(self, records_max: int, timeout_s: float) -> InputBatch:
+        """Wait for a record, then take what else is there, at once.
+
+        Raises
+        ------
+        SlotTakenError
+            Another live worker is this member of the group.
+        """
+        first = self._consumer.poll(timeout_s)
+        messages = [] if first is None else [first]
+        if first is not None and records_max > 1:
+            messages += self._consumer.consume(records_max - 1, timeout=0)
+        if self._fatal is not None:
+            raise self._slot_taken(self._fatal)
+        return self._batch(messages)
+
+    def take_assignment(self) -> tuple[list[InputPartition] | None, set[InputPartition]]:
+        """Give what the group assigned since the last call (None: nothing new), and took away."""
+        assigned, self._assigned = self._assigned, None
+        revoked, self._revoked = self._revoked, set()
+        return assigned, revoked
+
+    def postpone(self, assigned: Sequence[InputPartition]) -> None:
+        """Put an assignment back that could not be taken over yet, unless a newer one came."""
+        if self._assigned is None:
+            self._assigned = list(assigned)
+
+    def inspect(self, partitions: Iterable[InputPartition]) -> dict[InputPartition, PartitionStart]:
+        """Ask for the committed offsets and the ends of the log.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            No answer in time.
+        """
+        try:
+            asked = [self._topic_partition(p, OFFSET_INVALID) for p in partitions]
+            committed = self._consumer.committed(asked, timeout=_REQUEST_TIMEOUT_S)
+            starts = {}
+            for found in committed:
+                if found.error is not None:
+                    raise BrokerUnavailableError(f"committed offsets: {found.error.name()}")
+                low, high = self._consumer.get_watermark_offsets(found, timeout=_REQUEST_TIMEOUT_S)
+                key = self._topics.partition(found.topic, found.partition)
+                offset = None if found.offset == OFFSET_INVALID else found.offset
+                starts[key] = PartitionStart(low, high, offset)
+        except KafkaException as exception:
+            raise BrokerUnavailableError(
+                f"Kafka did not say where to start: {error_of(exception).name()}"
+            ) from exception
+        return starts
+
+    def all_partitions(self) -> list[InputPartition]:
+        """List every partition of the input topics.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            No answer in time, or a topic does not exist.
+        """
+        found: list[InputPartition] = []
+        for topic in (self._topics.transactions, self._topics.labels):
+            try:
+                metadata = self._consumer.list_topics(topic, timeout=_REQUEST_TIMEOUT_S)
+            except KafkaException as exception:
+                raise BrokerUnavailableError(
+                    f"Kafka did not list its topics: {error_of(exception).name()}"
+                ) from exception
+            partitions = metadata.topics[topic].partitions
+            if not partitions:
+                raise BrokerUnavailableError(
+                    f"the topic {topic} does not exist; `fraudstream topics create` makes it"
+                )
+            found += [self._topics.partition(topic, number) for number in sorted(partitions)]
+        return found
+
+    def start_from(self, positions: Mapping[InputPartition, int]) -> None:
+        """Begin to read the assigned partitions, each at its offset."""
+        self._positions = dict(positions)
+        self._consumer.assign([self._topic_partition(p, o) for p, o in positions.items()])
+
+    def commit_start(self, positions: Mapping[InputPartition, int]) -> None:
+        """Commit where the group begins to read partitions that it never read.
+
+        From then on a partition without a committed offset means that the offsets were lost.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            The group did not take them.
+        """
+        offsets = [self._topic_partition(p, o) for p, o in positions.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as exception:
+            raise BrokerUnavailableError(
+                f"the first commit failed: {error_of(exception).name()}"
+            ) from exception
+
+    def advance(self, stretches: Mapping[InputPartition, Stretch]) -> None:
+        """Move on after a commit."""
+        for partition, stretch in stretches.items():
+            if partition in self._positions:
+                self._positions[partition] = stretch.end
+
+    def rewind(self) -> None:
+        """Read again from our own positions: an abort does not move the consumer back."""
+        if self._positions and self._assigned is None:
+            self.start_from(self._positions)
+
+    def offsets(self, stretches: Mapping[InputPartition, Stretch]) -> list[TopicPartition]:
+        """Give the offsets that committing a batch stands for: last + 1 of each partition."""
+        return [self._topic_partition(p, stretch.end) for p, stretch in stretches.items()]
+
+    def group_metadata(self) -> object:
+        """Give the membership that a transaction must be of; fetched fresh for each."""
+        return self._consumer.consumer_group_metadata()
+
+    def lag_records(self) -> dict[InputPartition, int]:
+        """Count what is readable and not yet processed, for each partition."""
+        lag = {}
+        for partition, position in self._positions.items():
+            key = (self._topics.topic(partition), partition.partition)
+            end = self.health.stable_offsets.get(key)
+            if end is not None:
+                lag[partition] = max(end - position, 0)
+        return lag
+
+    def close(self) -> None:
+        """Stop reading. A static member does not leave: it may be back before the time-out."""
+        self._consumer.close()
+
+    def _batch(self, messages: Sequence[Message]) -> InputBatch:
+        records: list[Record] = []
+        stretches: dict[InputPartition, Stretch] = {}
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._on_error(error)
+                continue
+            record = to_record(message)
+            partition = self._topics.partition(record.topic, record.partition)
+            position = self._positions.get(partition)
+            # Left over from before a rebalance or a rewind: not ours, or processed already.
+            if position is None or record.offset < position:
+                continue
+            records.append(record)
+            stretches[partition] = Stretch(position, record.offset + 1)
+        return InputBatch(records, stretches)
+
+    def _topic_partition(self, partition: InputPartition, offset: int) -> TopicPartition:
+        return TopicPartition(self._topics.topic(partition), partition.partition, offset)
+
+    # Callbacks run inside poll(). They only write down what happened: an exception would be lost.
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Nothing is fetched until the loop knows where each partition starts.
+        consumer.assign([])
+        self._positions = {}
+        self._assigned = [self._topics.partition(p.topic, p.partition) for p in partitions]
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.unassign()
+        self._revoked |= {self._topics.partition(p.topic, p.partition) for p in partitions}
+        self._positions = {}
+        self._assigned = None
+
+    def _on_error(self, error: KafkaError) -> None:
+        _log.warning("kafka_error", code=error.name(), text=error.str())
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.health.is_connected = False
+        # An error that comes as a record is not marked as fatal, though its code says so.
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._fatal = error
+
+    def _on_statistics(self, text: str) -> None:
+        statistics = json.loads(text)
+        brokers = statistics.get("brokers", {}).values()
+        self.health.is_connected = any(broker.get("state") == "UP" for broker in brokers)
+        for topic, details in statistics.get("topics", {}).items():
+            for number, partition in details.get("partitions", {}).items():
+                if partition.get("ls_offset", -1) >= 0:
+                    self.health.stable_offsets[topic, int(number)] = partition["ls_offset"]
+
+    def _slot_taken(self, error: KafkaError) -> SlotTakenError:
+        return SlotTakenError(
+            f"another live worker is {self._membership.instance_id} ({error.name()}): give each "
+            "worker a slot of its own"
+        )
+
+
+def to_record(message: Message) -> Record:
+    """Take over a message of the client library."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    headers = message.headers()
+    _, timestamp_ms = message.timestamp()
+    return Record(
+        topic,
+        partition,
+        offset,
+        timestamp_ms,
+        message.key(),
+        message.value(),
+        tuple(headers) if headers else (),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,264 @@
+"""Puts the parts together: the only file that knows the concrete classes.
+
+Settings come in, small frozen objects go out to each part, and a worker comes back.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import yaml
+from pydantic import ValidationError
+
+from fraudstream.adapters.kafka import GroupMembership, KafkaAccess
+from fraudstream.adapters.kafka_log import KafkaLog
+from fraudstream.adapters.kafka_publisher import KafkaPublisher
+from fraudstream.adapters.kafka_source import KafkaSource
+from fraudstream.adapters.profiles import BucketedProfileStore
+from fraudstream.adapters.valkey import ValkeyBackend, ValkeyLimits
+from fraudstream.alert import Encoder, ModelIdentity, OutputTopics
+from fraudstream.bundle import Bundle, load_bundle
+from fraudstream.currency import minor_units_per_major
+from fraudstream.dead_letters import DeadLetterGuard, DeadLetterLimits
+from fraudstream.decision import Policy
+from fraudstream.errors import ServiceAwayError, SettingsError
+from fraudstream.event import EventRules
+from fraudstream.features import profile_definition
+from fraudstream.mapping import EventMapping, compile_mapping
+from fraudstream.metrics import HealthServer, WorkerMetrics
+from fraudstream.pipeline import InputTopics, Models, Pipeline
+from fraudstream.profile import ProfileDefinition
+from fraudstream.repair import Repairer
+from fraudstream.runtime import LoopLimits, StartRules, Worker, WorkerParts
+from fraudstream.settings import Settings
+from fraudstream.topics import RETENTION_MARGIN_MS, TopicAdmin, require_retention
+
+_log = structlog.get_logger("app")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to the settings.
+
+    Parameters
+    ----------
+    slot
+        Which worker this is.
+    from_
+        Where to begin when the group's offsets are gone: ``earliest`` or ``watermark``.
+    accept_short_retention
+        Go on although the log forgets sooner than the profiles need it.
+    """
+
+    slot: int = 0
+    from_: str | None = None
+    accept_short_retention: bool = False
+
+
+def run_worker(settings: Settings, options: RunOptions, stopping: threading.Event) -> None:
+    """Run one worker until it is told to stop.
+
+    Raises
+    ------
+    StopError
+        Something that a person has to change.
+    """
+    bundle = load_bundle(settings.model.bundle)
+    topics = input_topics(settings)
+    metrics = WorkerMetrics(topics)
+    health = _serve_health(settings, options.slot, metrics)
+    try:
+        if not _await_topics(settings, bundle, options, metrics, stopping):
+            return
+        worker = build_worker(settings, bundle, options, metrics, stopping)
+        _log.info("started", slot=options.slot, model=bundle.name, version=bundle.version)
+        # What was made so far stays for good: later collections need not walk through it.
+        gc.collect()
+        gc.freeze()
+        worker.run()
+        _log.info("stopped", slot=options.slot)
+    finally:
+        if health is not None:
+            health.stop()
+
+
+def check_retention(settings: Settings, bundle: Bundle) -> None:
+    """See that the input topics are kept for as long as profiles look back.
+
+    Raises
+    ------
+    RetentionError
+        They are not.
+    ServiceAwayError
+        Kafka does not answer.
+    """
+    topics = input_topics(settings)
+    kept_ms = TopicAdmin(kafka_access(settings)).retention_ms([topics.transactions, topics.labels])
+    require_retention(kept_ms, profile_definition(bundle.features).horizon_ms)
+
+
+def build_worker(
+    settings: Settings,
+    bundle: Bundle,
+    options: RunOptions,
+    metrics: WorkerMetrics,
+    stopping: threading.Event,
+) -> Worker:
+    """Make a worker of the deployment's settings and a checked bundle."""
+    topics = input_topics(settings)
+    access = kafka_access(settings)
+    membership = GroupMembership(
+        settings.kafka.group_id, options.slot, settings.kafka.session_timeout_ms
+    )
+    store = build_store(settings, profile_definition(bundle.features))
+    pipeline = build_pipeline(settings, bundle, store)
+    parts = WorkerParts(
+        source=KafkaSource(access, membership, topics),
+        publisher=KafkaPublisher(access, membership, metrics.rebuilt),
+        pipeline=pipeline,
+        store=store,
+        repairer=Repairer(store, KafkaLog(access, settings.kafka.group_id, topics), pipeline.parse),
+        guard=DeadLetterGuard(_dead_letter_limits(settings)),
+        observer=metrics,
+    )
+    is_degradable = settings.valkey.on_deadline == "degrade"
+    return Worker(parts, LoopLimits(), StartRules(options.from_, is_degradable), stopping)
+
+
+def build_store(settings: Settings, definition: ProfileDefinition) -> BucketedProfileStore:
+    """Make the profile store in Valkey."""
+    known_from = settings.profiles.known_from
+    backend = ValkeyBackend(
+        settings.valkey.url.get_secret_value(),
+        definition,
+        namespace=settings.profiles.namespace,
+        buckets=settings.profiles.buckets,
+        known_from_ms=int(known_from.timestamp() * 1000) if known_from else 0,
+        limits=ValkeyLimits(deadline_s=settings.valkey.deadline_ms / 1000),
+    )
+    return BucketedProfileStore(definition, backend, buckets=settings.profiles.buckets)
+
+
+def build_pipeline(settings: Settings, bundle: Bundle, store: BucketedProfileStore) -> Pipeline:
+    """Make the six stages."""
+    policy = Policy(
+        settings.policy.review_threshold,
+        settings.policy.decline_threshold,
+        settings.policy.fallback_review_threshold,
+        settings.policy.name,
+    )
+    encoder = Encoder(
+        OutputTopics(
+            settings.topics.decisions, settings.topics.alerts, settings.topics.dead_letters
+        ),
+        ModelIdentity(bundle.name, bundle.version, bundle.sha256),
+        policy.version,
+        tuple(feature.name for feature in bundle.features),
+    )
+    return Pipeline(
+        topics=input_topics(settings),
+        rules=event_rules(settings),
+        store=store,
+        models=Models(bundle.model, bundle.fallback, bundle.features),
+        policy=policy,
+        encoder=encoder,
+        stopwatch=time.perf_counter,
+        minor_per_major=minor_units_per_major(settings.profiles.currency),
+    )
+
+
+def event_rules(settings: Settings) -> EventRules:
+    """Say how records are read."""
+    events = settings.events
+    return EventRules(
+        currency=settings.profiles.currency,
+        framing=events.framing,
+        max_future_skew_ms=events.max_future_skew_s * 1000,
+        card_number=events.card_number,
+        hmac_key=events.hmac_key.get_secret_value().encode(),
+        mapping=compile_mapping(load_mapping(events.mapping)) if events.mapping else None,
+    )
+
+
+def load_mapping(file: Path) -> EventMapping:
+    """Read a mapping of foreign names to ours.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be read, or is wrong.
+    """
+    try:
+        return EventMapping.model_validate(yaml.safe_load(file.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the mapping {file}: {error}") from None
+    except yaml.YAMLError:
+        raise SettingsError(f"the mapping {file} is not YAML") from None
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "file"
+        message = problem["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"the mapping {file}: {where}: {message}") from None
+
+
+def input_topics(settings: Settings) -> InputTopics:
+    """Name the input topics."""
+    return InputTopics(settings.topics.transactions, settings.topics.labels)
+
+
+def kafka_access(settings: Settings) -> KafkaAccess:
+    """Say how to reach Kafka."""
+    return KafkaAccess(settings.kafka.bootstrap_servers, dict(settings.kafka.properties))
+
+
+def _dead_letter_limits(settings: Settings) -> DeadLetterLimits:
+    limits = settings.dead_letters
+    return DeadLetterLimits(limits.ratio_max, limits.ratio_records, limits.consecutive_max)
+
+
+def _serve_health(settings: Settings, slot: int, metrics: WorkerMetrics) -> HealthServer | None:
+    if settings.metrics.port == 0:
+        return None
+    health = HealthServer(metrics, settings.metrics.host, settings.metrics.port + slot)
+    health.start()
+    return health
+
+
+def _await_topics(
+    settings: Settings,
+    bundle: Bundle,
+    options: RunOptions,
+    metrics: WorkerMetrics,
+    stopping: threading.Event,
+) -> bool:
+    """Wait for Kafka and see that the log lasts long enough; False when told to stop."""
+    admin = TopicAdmin(kafka_access(settings))
+    topics = input_topics(settings)
+    backoff_s = 0.2
+    while not stopping.is_set():
+        try:
+            kept_ms = admin.retention_ms([topics.transactions, topics.labels])
+        except ServiceAwayError as error:
+            _log.warning("waiting_for_kafka", error=str(error))
+            metrics.looped(is_settled=False)
+            stopping.wait(backoff_s)
+            backoff_s = min(2 * backoff_s, 5.0)
+            continue
+        horizon_ms = profile_definition(bundle.features).horizon_ms
+        if options.accept_short_retention:
+            _warn_of_short_retention(kept_ms, horizon_ms)
+        else:
+            require_retention(kept_ms, horizon_ms)
+        return True
+    return False
+
+
+def _warn_of_short_retention(kept_ms: dict[str, int], horizon_ms: int) -> None:
+    for topic, retention_ms in kept_ms.items():
+        if 0 <= retention_ms < horizon_ms + RETENTION_MARGIN_MS:
+            _log.warning("short_retention", topic=topic, retention_ms=retention_ms)

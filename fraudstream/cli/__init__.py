@@ -1,0 +1,87 @@
+"""The command line: names, help, and how errors end a process.
+
+Data goes to stdout; progress and messages to stderr. Every command imports what it needs when it
+runs, so that ``--help`` is quick and works without the extras that a command needs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from fraudstream import __version__
+from fraudstream.cli import local, streams, training
+from fraudstream.cli.config import app as config_app
+from fraudstream.cli.demo import demo
+from fraudstream.cli.run import run
+from fraudstream.errors import ExitCode, StopError
+
+app = typer.Typer(
+    name="fraudstream",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False,
+        "--version",
+        callback=_show_version,
+        is_eager=True,
+        help="Print the version and exit.",
+    ),
+) -> None:
+    """Decide card payments in real time: Kafka in, decisions and alerts out.
+
+    \b
+    Try it:       fraudstream demo
+    Run it:       fraudstream topics create && fraudstream run
+    Feed it:      fraudstream replay FILE
+    Its model:    fraudstream simulate, train, model check
+    """
+
+
+app.command()(demo)
+app.add_typer(local.app, name="local")
+app.add_typer(streams.topics_app, name="topics")
+app.command()(run)
+app.command()(streams.replay)
+app.command()(streams.export)
+app.command()(training.simulate)
+app.command()(training.train)
+app.add_typer(training.model_app, name="model")
+app.add_typer(config_app, name="config")
+
+
+def main() -> None:
+    """Run the command line; turn errors raised on purpose into a sentence and an exit code."""
+    try:
+        app()
+    except StopError as error:
+        Console(stderr=True).print(
+            f"fraudstream: {error}", style="bold red", markup=False, soft_wrap=True
+        )
+        sys.exit(int(error.exit_code))
+    except ModuleNotFoundError as error:
+        Console(stderr=True).print(
+            f"fraudstream: this command needs {error.name}, which is not installed: "
+            "pip install 'fraudstream[all]'",
+            style="bold red",
+            markup=False,
+            soft_wrap=True,
+        )
+        sys.exit(int(ExitCode.USAGE))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,82 @@
+"""``fraudstream run``: the consumer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Annotated, Literal
+
+import typer
+
+from fraudstream.cli.config import ConfigFile
+
+
+def run(
+    config: ConfigFile = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="How many worker processes, in slots from 0.")
+    ] = 1,
+    slot: Annotated[
+        int | None,
+        typer.Option(min=0, max=999, help="This worker's slot (default: worker_slot, 0)."),
+    ] = None,
+    from_: Annotated[
+        Literal["earliest", "watermark"] | None,
+        typer.Option(
+            "--from", help="Where to begin when the group's offsets are gone but profiles exist."
+        ),
+    ] = None,
+    accept_short_retention: Annotated[
+        bool,
+        typer.Option(
+            "--accept-short-retention",
+            help="Go on although the topics forget sooner than profiles need them.",
+        ),
+    ] = False,
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(help="How much to log.")
+    ] = "INFO",
+    stop_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Decide what arrives on the transactions topic, until stopped.
+
+    \b
+    Reads transactions and labels, keeps profiles in Valkey, and publishes
+    decisions, alerts and dead letters, each exactly once, together with the
+    group's offsets. SIGTERM or Ctrl-C finishes the batch in hand and ends
+    with exit code 0. When Kafka or Valkey is away it waits, or decides
+    without profiles and says so; it does not end.
+    \b
+    Example:
+      fraudstream run --config configs/fraudstream.yaml --workers 2
+    \b
+    Next:
+      curl localhost:9464/readyz          is it deciding? (worker n: port + n)
+      curl localhost:9464/metrics         how much, how fast
+      fraudstream export decisions --out decisions.parquet
+    """
+    from fraudstream.logs import configure_logs
+    from fraudstream.settings import load_settings
+
+    settings = load_settings(config)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    if workers > 1:
+        from fraudstream.supervisor import Supervisor
+
+        configure_logs(log_level, process="supervisor")
+        arguments = ["--log-level", log_level]
+        arguments += ["--config", str(config)] if config else []
+        arguments += ["--from", from_] if from_ else []
+        arguments += ["--accept-short-retention"] if accept_short_retention else []
+        raise typer.Exit(Supervisor(range(workers), arguments, stopping).run())
+
+    from fraudstream.app import RunOptions, run_worker
+    from fraudstream.supervisor import stop_with_parent as watch_parent
+
+    if stop_with_parent:
+        watch_parent(stopping)
+    own_slot = settings.worker_slot if slot is None else slot
+    configure_logs(log_level, slot=own_slot)
+    run_worker(settings, RunOptions(own_slot, from_, accept_short_retention), stopping)

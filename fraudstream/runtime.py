@@ -1,0 +1,386 @@
+"""The worker's loop.
+
+        ┌────────────────────────────────────────────────────────────────┐
+        ▼                                                                │
+      poll ──assignment──▶ settle (where to start; are profiles there?) ─┤
+        │ records                                                        │
+        ▼                                                                │
+     process (pipeline) ─▶ publish + commit, one transaction ─▶ advance ─┤
+        │                        │ aborted                               │
+        │                        └──▶ rewind, back off ──────────────────┤
+        └──▶ tidy: repair a slice, idle watermarks ──────────────────────┘
+
+Rules it keeps: no transaction is ever open across a poll; offsets are our own; a batch that was
+not committed is read again, for as long as Kafka is away; every wait is bounded, and a stop wakes
+it. One thread does all of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from fraudstream.adapters.kafka_publisher import KafkaPublisher
+from fraudstream.adapters.kafka_source import KafkaSource, PartitionStart
+from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
+from fraudstream.dead_letters import DeadLetterGuard
+from fraudstream.errors import (
+    BrokerUnavailableError,
+    InvalidEventError,
+    OffsetsMissingError,
+    OutputRefusedError,
+    ProfileLossError,
+    Reason,
+    StoreUnavailableError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
+from fraudstream.pipeline import InputBatch, Pipeline, Processed
+from fraudstream.profile import InputPartition, Stretch
+from fraudstream.repair import Repairer
+
+_log = structlog.get_logger("worker")
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLimits:
+    """Bounds of the loop.
+
+    Parameters
+    ----------
+    batch_records_max
+        How many records one transaction takes at most. Six calls to Valkey, some 10 ms.
+    poll_timeout_s
+        How long to wait for a first record.
+    backoff_min_s, backoff_max_s
+        How long to wait after an abort; doubled each time.
+    idle_interval_s
+        How often the watermarks of buckets without traffic are moved on.
+    """
+
+    batch_records_max: int = 256
+    poll_timeout_s: float = 0.1
+    backoff_min_s: float = 0.02
+    backoff_max_s: float = 1.0
+    idle_interval_s: float = 1.0
+
+
+class Observer(Protocol):
+    """Is told what the loop does: metrics and health."""
+
+    def looped(self, *, is_settled: bool) -> None:
+        """Note that the loop is alive, and whether it has partitions and Kafka answers."""
+        ...
+
+    def committed(self, batch: InputBatch, processed: Processed, publish_s: float) -> None:
+        """Note that a batch is out."""
+        ...
+
+    def aborted(self, error: UnavailableError) -> None:
+        """Note that a batch was not committed and will be read again."""
+        ...
+
+    def lag(self, records: Mapping[InputPartition, int], gap_records: int) -> None:
+        """How far behind the worker is, and how many records its profiles lack."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What a worker is made of."""
+
+    source: KafkaSource
+    publisher: KafkaPublisher
+    pipeline: Pipeline
+    store: BucketedProfileStore
+    repairer: Repairer
+    guard: DeadLetterGuard
+    observer: Observer
+
+
+@dataclass(frozen=True, slots=True)
+class StartRules:
+    """What to do where the answer is not plain.
+
+    Parameters
+    ----------
+    from_
+        Where to begin when the group's offsets are gone although profiles exist: ``earliest`` or
+        ``watermark``; None refuses.
+    is_degradable
+        Whether to decide without profiles when they are away.
+    """
+
+    from_: str | None = None
+    is_degradable: bool = True
+
+
+class Worker:
+    """Runs the loop until it is told to stop.
+
+    Parameters
+    ----------
+    parts, limits, rules
+        See their classes.
+    stopping
+        Set from outside to stop: the batch in hand is finished first.
+    """
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        limits: LoopLimits,
+        rules: StartRules,
+        stopping: threading.Event,
+    ) -> None:
+        self._source = parts.source
+        self._publisher = parts.publisher
+        self._pipeline = parts.pipeline
+        self._store = parts.store
+        self._repairer = parts.repairer
+        self._guard = parts.guard
+        self._observer = parts.observer
+        self._limits = limits
+        self._rules = rules
+        self._stopping = stopping
+        self._log_starts: dict[InputPartition, int] = {}
+        self._refused: set[tuple[str, int, int]] = set()
+        self._backoff_s = 0.0
+        self._tidied_at_s = 0.0
+        self._gap_records = 0
+        self._is_settled = False
+        self._fresh_starts: dict[InputPartition, int] = {}
+
+    def run(self) -> None:
+        """Poll, process, publish, commit, until stopped.
+
+        Raises
+        ------
+        StopError
+            Something that a person has to change.
+        """
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+        finally:
+            self._source.close()
+            self._publisher.close()
+
+    def _turn(self) -> None:
+        try:
+            self._publisher.prepare()
+            batch = self._source.poll(self._limits.batch_records_max, self._poll_timeout_s())
+            self._follow_group()
+            if batch.records:
+                self._handle(batch)
+            self._tidy()
+        except UnavailableError as error:
+            _log.warning("waiting", error=str(error))
+            self._note_absence(error)
+            self._wait()
+        self._report_progress()
+
+    def _note_absence(self, error: UnavailableError) -> None:
+        """Write down that Kafka is away: where nothing is polled, the source cannot hear of it."""
+        if isinstance(error, BrokerUnavailableError):
+            self._source.health.is_connected = False
+
+    def _report_progress(self) -> None:
+        """Say that the loop is alive; a worker without partitions is ready too."""
+        is_settled = self._is_settled and self._source.health.is_connected
+        self._observer.looped(is_settled=is_settled)
+
+    def _poll_timeout_s(self) -> float:
+        """Do not wait for records while there is something to repair."""
+        return 0.0 if self._gap_records else self._limits.poll_timeout_s
+
+    # ------------------------------------------------------------------ one batch
+
+    def _handle(self, batch: InputBatch) -> None:
+        try:
+            processed = self._process(batch)
+            guard = self._guard.after(processed.are_bad(len(batch.records)))
+            started_s = time.monotonic()
+            self._publisher.publish(
+                processed.outputs,
+                self._source.offsets(batch.stretches),
+                self._source.group_metadata(),
+            )
+        except UnknownOutcomeError as error:
+            if not self._was_committed(batch.stretches):
+                self._read_again(error)
+                return
+        except OutputRefusedError as error:
+            self._refused.add(error.source)
+            self._read_again(error)
+            return
+        except UnavailableError as error:
+            self._read_again(error)
+            return
+        self._guard = guard
+        self._source.advance(batch.stretches)
+        self._refused.clear()
+        self._backoff_s = 0.0
+        self._observer.committed(batch, processed, time.monotonic() - started_s)
+
+    def _process(self, batch: InputBatch) -> Processed:
+        try:
+            processed = self._pipeline.process(batch, is_degradable=self._rules.is_degradable)
+        except ProfileLossError:
+            self._note_loss()
+            raise
+        if isinstance(processed.store_error, ProfileLossError):
+            self._note_loss()
+        self._replace_refused(batch, processed)
+        return processed
+
+    def _note_loss(self) -> None:
+        """Look at the store again, unless it merely lacks what we know it lacks."""
+        if not self._repairer.gaps(self._source.positions):
+            self._repairer.note_loss()
+
+    def _replace_refused(self, batch: InputBatch, processed: Processed) -> None:
+        """Put dead letters in the place of outputs that Kafka will never take."""
+        for index, record in enumerate(batch.records):
+            if (record.topic, record.partition, record.offset) in self._refused:
+                error = InvalidEventError(Reason.OUTPUT_REFUSED)
+                letter = self._pipeline.refuse(record, error)._replace(source_index=index)
+                kept = [o for o in processed.outputs if o.source_index != index]
+                processed.outputs = sorted([*kept, letter], key=lambda o: o.source_index)
+
+    def _was_committed(self, stretches: Mapping[InputPartition, Stretch]) -> bool:
+        """Find out whether a transaction in doubt was committed, once the new producer is up.
+
+        Its `prepare` ends or completes the transaction, so the committed offsets are final.
+        """
+        while not self._stopping.is_set():
+            try:
+                self._publisher.prepare()
+                found = self._source.inspect(stretches)
+            except BrokerUnavailableError as error:
+                _log.warning("kafka_away", error=str(error))
+                self._note_absence(error)
+                self._report_progress()
+                self._wait()
+                continue
+            is_committed = all(found[p].committed == s.end for p, s in stretches.items())
+            _log.warning("commit_resolved", is_committed=is_committed)
+            return is_committed
+        return False
+
+    def _read_again(self, error: UnavailableError) -> None:
+        _log.warning("batch_read_again", error=str(error))
+        self._observer.aborted(error)
+        self._source.rewind()
+        self._wait()
+
+    def _wait(self) -> None:
+        limits = self._limits
+        self._backoff_s = min(max(2 * self._backoff_s, limits.backoff_min_s), limits.backoff_max_s)
+        self._stopping.wait(self._backoff_s)
+
+    # ------------------------------------------------------------------ the group
+
+    def _follow_group(self) -> None:
+        assigned, revoked = self._source.take_assignment()
+        if revoked:
+            self._store.detach(revoked)
+            self._is_settled = False
+        if assigned is None:
+            return
+        try:
+            self._settle(assigned)
+        except UnavailableError:
+            self._source.postpone(assigned)
+            raise
+
+    def _settle(self, assigned: Sequence[InputPartition]) -> None:
+        """Find out where each partition starts, and whether its profiles reach up to there."""
+        everywhere = self._source.inspect(self._source.all_partitions())
+        own = {p: everywhere[p] for p in assigned}
+        fresh = {p: s for p, s in everywhere.items() if s.committed is None}
+        if any(start.committed is None for start in own.values()):
+            self._begin_fresh(own, fresh)
+        positions = {p: self._position(p, start) for p, start in own.items()}
+        self._log_starts = {p: start.log_start for p, start in own.items()}
+        self._store.expect_partitions(len(everywhere))
+        try:
+            self._repairer.attach(self._attach_points(positions))
+        except StoreUnavailableError:
+            # Kafka alone is enough to decide; profiles are looked at again as soon as they can be.
+            if not self._rules.is_degradable:
+                raise
+            self._repairer.note_loss()
+        self._source.start_from(positions)
+        self._is_settled = True
+        _log.info("assigned", partitions=len(positions))
+
+    def _begin_fresh(
+        self,
+        own: Mapping[InputPartition, PartitionStart],
+        fresh: Mapping[InputPartition, PartitionStart],
+    ) -> None:
+        """Begin partitions that the group never read, unless it did and its offsets are gone."""
+        watermarks = self._store.watermarks()
+        for partition, start in fresh.items():
+            if watermarks.get(partition, start.log_start) > start.log_start:
+                self._refuse_missing_offsets()
+        starts = {
+            p: watermarks.get(p, s.log_start) if self._rules.from_ == "watermark" else s.log_start
+            for p, s in own.items()
+            if s.committed is None
+        }
+        self._source.commit_start(starts)
+        self._fresh_starts = starts
+        self._store.initialise({p: s.log_start for p, s in fresh.items() if p not in watermarks})
+
+    def _refuse_missing_offsets(self) -> None:
+        if self._rules.from_ is None:
+            raise OffsetsMissingError(
+                "the group's committed offsets are gone, but its profiles exist: start with "
+                "--from watermark to go on where the profiles end, or --from earliest to read "
+                "the whole log again (decisions are then published again, with the same ids)"
+            )
+
+    def _position(self, partition: InputPartition, start: PartitionStart) -> int:
+        if start.committed is None:
+            return self._fresh_starts[partition]
+        if start.committed < start.log_start:
+            _log.error("records_deleted_unread", partition=partition, until=start.log_start)
+        return max(start.committed, start.log_start)
+
+    def _attach_points(
+        self, positions: Mapping[InputPartition, int]
+    ) -> dict[InputPartition, AttachPoint]:
+        return {p: AttachPoint(o, self._log_starts.get(p, 0)) for p, o in positions.items()}
+
+    # ------------------------------------------------------------------ between batches
+
+    def _tidy(self) -> None:
+        positions = self._source.positions
+        try:
+            self._care_for_profiles(positions)
+        except StoreUnavailableError as error:
+            # The stream goes on without profiles; the breaker keeps this from being tried often.
+            _log.debug("profiles_away", error=str(error))
+
+    def _care_for_profiles(self, positions: Mapping[InputPartition, int]) -> None:
+        """Repair a slice of what is missing; where nothing is, move idle watermarks on."""
+        self._gap_records = sum(g.end - g.start for g in self._repairer.gaps(positions).values())
+        is_idle_due = False
+        now_s = time.monotonic()
+        if now_s - self._tidied_at_s >= self._limits.idle_interval_s:
+            self._tidied_at_s = now_s
+            self._observer.lag(self._source.lag_records(), self._gap_records)
+            is_idle_due = True
+        if self._repairer.must_look_again and positions:
+            self._repairer.attach(self._attach_points(positions))
+        if self._gap_records:
+            self._gap_records = self._repairer.turn(positions)
+        elif is_idle_due:
+            self._repairer.advance(positions)
