@@ -364,6 +364,7 @@ def test_only_what_the_features_need_is_recorded_and_read() -> None:
     (series,) = definition.series
     assert (series.name, series.windows) == ("card_tx", (Window(7 * DAY_MS, DAY_MS),))
     assert series.horizon_ms == definition.horizon_ms == 9 * DAY_MS
+    assert DEFINITION.horizon_ms == 38 * DAY_MS
     rate = profile_definition([parse_feature("terminal_fraud_rate_7d")])
     assert [series.name for series in rate.series] == ["terminal_tx", "terminal_label"]
 

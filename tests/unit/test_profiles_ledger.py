@@ -235,6 +235,8 @@ def test_an_entry_says_all_that_is_recorded() -> None:
 
 
 def test_a_position_is_topic_partition_and_offset_and_never_all_zero() -> None:
+    # The numbers of the topics are in the stored records, and so for ever.
+    assert (TRANSACTIONS_TOPIC_NUMBER, LABELS_TOPIC_NUMBER) == (1, 2)
     assert pack_position(InputPartition(1, 0), 0).hex() == "0100000000000001"
     assert pack_position(InputPartition(2, 65_535), 2**40 - 2).hex() == "02ffffffffffffff"
     places = [(p, o) for p in (P0, P1, L0) for o in (0, 1, 255, 256, 65_535, 2**32)]
@@ -361,6 +363,24 @@ def test_another_worker_takes_over_where_the_store_is_and_not_where_the_group_is
         behind.apply(batch([paid(20)], p0=Stretch(20, 21)))
     behind.repair(batch([paid(n) for n in range(12, 20)], p0=Stretch(12, 20)))
     behind.apply(batch([paid(20)], p0=Stretch(20, 21)))
+
+
+def test_who_takes_over_trusts_the_bucket_that_has_least() -> None:
+    wire = wired(buckets=4)
+    attached(wire, buckets=4).apply(batch([paid(0)], p0=Stretch(0, 1)))
+    assert sorted(state.watermarks[P0] for state in wire.states())[::3] == [0, 1]
+    store = BucketedProfileStore(DEFINITION, wire, buckets=4)
+    assert store.attach({P0: AttachPoint(1, 0)}) == set()
+    assert store.applied == {P0: 0}
+
+
+def test_known_and_new_partitions_are_taken_over_together() -> None:
+    wire = wired()
+    ours = BucketedProfileStore(DEFINITION, wire)
+    ours.attach({P0: AttachPoint(0, 0)})
+    ours.attach({P0: AttachPoint(0, 0), L0: AttachPoint(2, 2), P1: AttachPoint(7, 3)})
+    assert ours.applied == {P0: 0, L0: 2, P1: 3}
+    assert ours.watermarks() == {P0: 0, L0: 2, P1: 3}
 
 
 def test_partitions_that_nobody_has_read_are_begun_by_anybody_and_only_once() -> None:

@@ -1,0 +1,1 @@
+"""One way a bundle can be wrong, one test."""
