@@ -132,7 +132,7 @@ class Encoder:
         ]
         key, value = record.key, record.value
         if error.reason is DeadLetterReason.CARD_NUMBER:
-            key = None
+            key = value = None
         if key is not None and (len(key) > EVENT_BYTES_MAX or bytes_hold_card_number(key)):
             key = None
         if value is not None and (len(value) > EVENT_BYTES_MAX or bytes_hold_card_number(value)):

@@ -33,7 +33,7 @@ from fraudstream.mapping import EventMapping, compile_mapping
 from fraudstream.metrics import HealthServer, WorkerMetrics
 from fraudstream.pipeline import InputTopics, Models, Pipeline
 from fraudstream.profile import ProfileDefinition
-from fraudstream.repair import Repairer
+from fraudstream.repair import LAST_TURN_S, TURN_S, Repairer
 from fraudstream.runtime import LoopLimits, StartRules, Worker, WorkerParts
 from fraudstream.settings import Settings
 from fraudstream.topics import RETENTION_MARGIN_MS, TopicAdmin, require_retention
@@ -117,16 +117,22 @@ def build_worker(
     )
     store = build_store(settings, profile_definition(bundle.features))
     pipeline = build_pipeline(settings, bundle, store)
+    is_degradable = settings.valkey.on_deadline == "degrade"
     parts = WorkerParts(
         source=KafkaSource(access, membership, topics),
         publisher=KafkaPublisher(access, membership, metrics.rebuilt),
         pipeline=pipeline,
         store=store,
-        repairer=Repairer(store, KafkaLog(access, settings.kafka.group_id, topics), pipeline.parse),
+        repairer=Repairer(
+            store,
+            KafkaLog(access, settings.kafka.group_id, topics),
+            pipeline.parse,
+            # Where every decision must wait for its profiles, nothing else is worth doing.
+            turn_s=TURN_S if is_degradable else LAST_TURN_S,
+        ),
         guard=DeadLetterGuard(_dead_letter_limits(settings)),
         observer=metrics,
     )
-    is_degradable = settings.valkey.on_deadline == "degrade"
     return Worker(parts, LoopLimits(), StartRules(options.from_, is_degradable), stopping)
 
 

@@ -141,7 +141,7 @@ class StoreUnavailableError(UnavailableError):
 class ProfileLossError(StoreUnavailableError):
     """The profile store lacks records that were applied before; its answers are worthless.
 
-    Nothing was written by the call that raised this.
+    What other calls of the same batch wrote is harmless: it is recorded again, and counts once.
     """
 
 

@@ -7,6 +7,11 @@ import sys
 
 import structlog
 
+#: Without the frames' variables, which may hold records.
+_tracebacks = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
 
 def configure_logs(level: str = "INFO", **context: object) -> None:
     """Set up logging for this process.
@@ -23,7 +28,7 @@ def configure_logs(level: str = "INFO", **context: object) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            _tracebacks,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -199,7 +200,7 @@ class HealthServer:
         self._metrics_app = make_wsgi_app(metrics.registry)
         try:
             self._server = make_server(
-                host, port, self._app, server_class=WSGIServer, handler_class=_QuietHandler
+                host, port, self._app, server_class=_HealthWsgiServer, handler_class=_QuietHandler
             )
         except OSError as error:
             raise SettingsError(
@@ -233,8 +234,17 @@ class HealthServer:
         return [b"ok\n" if states[path] else b"not yet\n"]
 
 
+class _HealthWsgiServer(ThreadingMixIn, WSGIServer):
+    """A thread for each request: one silent client must not keep the others away."""
+
+    daemon_threads = True
+    block_on_close = False
+
+
 class _QuietHandler(WSGIRequestHandler):
-    """Does not write a line for every scrape."""
+    """Does not write a line for every scrape, nor wait for ever for a request."""
+
+    timeout = 5
 
     def log_message(self, format: str, *args: object) -> None:
         _log.debug("request", line=format % args)

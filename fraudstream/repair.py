@@ -25,8 +25,9 @@ _log = structlog.get_logger("repair")
 SLICE_RECORDS_MAX = 500
 #: How long one turn may take.
 TURN_S = 0.05
-#: How long the last turn may take: every batch that comes in between opens the gap again.
-LAST_TURN_S = 0.5
+#: How long the last turn may take: every batch that comes in between opens the gaps of all its
+#: partitions again, so with many of them it must not be cut short.
+LAST_TURN_S = 10.0
 #: What counts as the end of a gap.
 LAST_RECORDS_MAX = 2_000
 
@@ -50,6 +51,8 @@ class Repairer:
         The input topics.
     parse
         Records → what they mean for the profiles (`Pipeline.parse`).
+    turn_s
+        How long one turn may take while much is missing.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class Repairer:
         store: BucketedProfileStore,
         log: Log,
         parse: Callable[[InputBatch], ProfileBatch],
+        turn_s: float = TURN_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._turn_s = turn_s
         self._clock = clock
         self._store = store
         self._log = log
@@ -79,7 +84,12 @@ class Repairer:
         lost = self._store.attach(points)
         if lost:
             _log.warning("profiles_lost", partitions=len(lost))
-        self._truncated |= {p for p in lost if points[p].log_start > 0}
+        applied = self._store.applied
+        self._truncated |= {
+            p
+            for p, point in points.items()
+            if point.log_start > 0 and (p in lost or applied[p] < point.log_start)
+        }
         self._must_look_again = False
 
     def note_loss(self) -> None:
@@ -111,7 +121,7 @@ class Repairer:
         started_s = self._clock()
         while missing := self._missing(positions):
             spent_s = self._clock() - started_s
-            if spent_s > (LAST_TURN_S if missing < LAST_RECORDS_MAX else TURN_S):
+            if spent_s > (LAST_TURN_S if missing < LAST_RECORDS_MAX else self._turn_s):
                 return missing
             self._store.require_available()
             self._repair_slice(*next(iter(self.gaps(positions).items())))

@@ -26,13 +26,12 @@ from typing import Protocol
 import structlog
 
 from fraudstream.adapters.kafka_publisher import KafkaPublisher
-from fraudstream.adapters.kafka_source import KafkaSource, PartitionStart
+from fraudstream.adapters.kafka_source import KafkaSource
 from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
 from fraudstream.dead_letters import DeadLetterGuard
 from fraudstream.errors import (
     BrokerUnavailableError,
     InvalidEventError,
-    OffsetsMissingError,
     OutputRefusedError,
     ProfileLossError,
     Reason,
@@ -43,6 +42,7 @@ from fraudstream.errors import (
 from fraudstream.pipeline import InputBatch, Pipeline, Processed
 from fraudstream.profile import InputPartition, Stretch
 from fraudstream.repair import Repairer
+from fraudstream.start import find_places
 
 _log = structlog.get_logger("worker")
 
@@ -149,12 +149,13 @@ class Worker:
         self._rules = rules
         self._stopping = stopping
         self._log_starts: dict[InputPartition, int] = {}
-        self._refused: set[tuple[str, int, int]] = set()
+        self._records_max = limits.batch_records_max
+        self._refused: dict[tuple[str, int, int], int] = {}
+        self._were_profiles_away = False
         self._backoff_s = 0.0
         self._tidied_at_s = 0.0
         self._gap_records = 0
         self._is_settled = False
-        self._fresh_starts: dict[InputPartition, int] = {}
 
     def run(self) -> None:
         """Poll, process, publish, commit, until stopped.
@@ -164,17 +165,21 @@ class Worker:
         StopError
             Something that a person has to change.
         """
+        while not self._stopping.is_set():
+            self._turn()
+        self._leave_watermarks()
+
+    def _leave_watermarks(self) -> None:
+        """Move idle watermarks on, so that whoever comes next has nothing to repair."""
         try:
-            while not self._stopping.is_set():
-                self._turn()
-        finally:
-            self._source.close()
-            self._publisher.close()
+            self._repairer.advance(self._source.positions)
+        except UnavailableError as error:
+            _log.info("watermarks_left_behind", error=str(error))
 
     def _turn(self) -> None:
         try:
             self._publisher.prepare()
-            batch = self._source.poll(self._limits.batch_records_max, self._poll_timeout_s())
+            batch = self._source.poll(self._records_max, self._poll_timeout_s())
             self._follow_group()
             if batch.records:
                 self._handle(batch)
@@ -216,15 +221,14 @@ class Worker:
                 self._read_again(error)
                 return
         except OutputRefusedError as error:
-            self._refused.add(error.source)
-            self._read_again(error)
+            self._narrow_down(batch, error)
             return
         except UnavailableError as error:
             self._read_again(error)
             return
         self._guard = guard
         self._source.advance(batch.stretches)
-        self._refused.clear()
+        self._widen(batch)
         self._backoff_s = 0.0
         self._observer.committed(batch, processed, time.monotonic() - started_s)
 
@@ -236,8 +240,36 @@ class Worker:
             raise
         if isinstance(processed.store_error, ProfileLossError):
             self._note_loss()
+        self._tell_of_profiles(processed.store_error)
         self._replace_refused(batch, processed)
         return processed
+
+    def _tell_of_profiles(self, error: StoreUnavailableError | None) -> None:
+        """Log once when profiles go away, and once when they are back."""
+        if error is not None and not self._were_profiles_away:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            _log.warning("profiles_away", error=f"{error}{cause}")
+        if error is None and self._were_profiles_away:
+            _log.info("profiles_back")
+        self._were_profiles_away = error is not None
+
+    def _narrow_down(self, batch: InputBatch, error: OutputRefusedError) -> None:
+        """Halve the batch until the record at fault is alone; then give up its outputs.
+
+        The broker refuses what was sent together, so the first one named may be innocent.
+        """
+        if len(batch.records) > 1:
+            self._records_max = max(len(batch.records) // 2, 1)
+        else:
+            self._refused[error.source] = self._refused.get(error.source, 0) + 1
+        self._read_again(error)
+
+    def _widen(self, batch: InputBatch) -> None:
+        """After a commit: forget what was refused in it; take larger batches again."""
+        for record in batch.records:
+            self._refused.pop((record.topic, record.partition, record.offset), None)
+        if not self._refused:
+            self._records_max = min(2 * self._records_max, self._limits.batch_records_max)
 
     def _note_loss(self) -> None:
         """Look at the store again, unless it merely lacks what we know it lacks."""
@@ -247,11 +279,13 @@ class Worker:
     def _replace_refused(self, batch: InputBatch, processed: Processed) -> None:
         """Put dead letters in the place of outputs that Kafka will never take."""
         for index, record in enumerate(batch.records):
-            if (record.topic, record.partition, record.offset) in self._refused:
+            times = self._refused.get((record.topic, record.partition, record.offset), 0)
+            if times:
+                # Refused again: even the dead letter is too large with its payload.
+                kept_of_it = record if times == 1 else record._replace(key=None, value=None)
                 error = InvalidEventError(Reason.OUTPUT_REFUSED)
-                letter = self._pipeline.refuse(record, error)._replace(source_index=index)
-                kept = [o for o in processed.outputs if o.source_index != index]
-                processed.outputs = sorted([*kept, letter], key=lambda o: o.source_index)
+                letter = self._pipeline.refuse(kept_of_it, error)._replace(source_index=index)
+                processed.replace(index, letter, Reason.OUTPUT_REFUSED)
 
     def _was_committed(self, stretches: Mapping[InputPartition, Stretch]) -> bool:
         """Find out whether a transaction in doubt was committed, once the new producer is up.
@@ -277,7 +311,9 @@ class Worker:
         _log.warning("batch_read_again", error=str(error))
         self._observer.aborted(error)
         self._source.rewind()
-        self._wait()
+        is_repairable = isinstance(error, ProfileLossError)
+        if not (is_repairable and self._repairer.gaps(self._source.positions)):
+            self._wait()
 
     def _wait(self) -> None:
         limits = self._limits
@@ -301,58 +337,19 @@ class Worker:
 
     def _settle(self, assigned: Sequence[InputPartition]) -> None:
         """Find out where each partition starts, and whether its profiles reach up to there."""
-        everywhere = self._source.inspect(self._source.all_partitions())
-        own = {p: everywhere[p] for p in assigned}
-        fresh = {p: s for p, s in everywhere.items() if s.committed is None}
-        if any(start.committed is None for start in own.values()):
-            self._begin_fresh(own, fresh)
-        positions = {p: self._position(p, start) for p, start in own.items()}
-        self._log_starts = {p: start.log_start for p, start in own.items()}
-        self._store.expect_partitions(len(everywhere))
+        places = find_places(self._source, self._store, assigned, self._rules.from_)
+        self._log_starts = dict(places.log_starts)
+        self._store.expect_partitions(places.partitions_in_all)
         try:
-            self._repairer.attach(self._attach_points(positions))
+            self._repairer.attach(self._attach_points(places.positions))
         except StoreUnavailableError:
             # Kafka alone is enough to decide; profiles are looked at again as soon as they can be.
             if not self._rules.is_degradable:
                 raise
             self._repairer.note_loss()
-        self._source.start_from(positions)
+        self._source.start_from(places.positions)
         self._is_settled = True
-        _log.info("assigned", partitions=len(positions))
-
-    def _begin_fresh(
-        self,
-        own: Mapping[InputPartition, PartitionStart],
-        fresh: Mapping[InputPartition, PartitionStart],
-    ) -> None:
-        """Begin partitions that the group never read, unless it did and its offsets are gone."""
-        watermarks = self._store.watermarks()
-        for partition, start in fresh.items():
-            if watermarks.get(partition, start.log_start) > start.log_start:
-                self._refuse_missing_offsets()
-        starts = {
-            p: watermarks.get(p, s.log_start) if self._rules.from_ == "watermark" else s.log_start
-            for p, s in own.items()
-            if s.committed is None
-        }
-        self._source.commit_start(starts)
-        self._fresh_starts = starts
-        self._store.initialise({p: s.log_start for p, s in fresh.items() if p not in watermarks})
-
-    def _refuse_missing_offsets(self) -> None:
-        if self._rules.from_ is None:
-            raise OffsetsMissingError(
-                "the group's committed offsets are gone, but its profiles exist: start with "
-                "--from watermark to go on where the profiles end, or --from earliest to read "
-                "the whole log again (decisions are then published again, with the same ids)"
-            )
-
-    def _position(self, partition: InputPartition, start: PartitionStart) -> int:
-        if start.committed is None:
-            return self._fresh_starts[partition]
-        if start.committed < start.log_start:
-            _log.error("records_deleted_unread", partition=partition, until=start.log_start)
-        return max(start.committed, start.log_start)
+        _log.info("assigned", partitions=len(places.positions))
 
     def _attach_points(
         self, positions: Mapping[InputPartition, int]
@@ -379,6 +376,10 @@ class Worker:
             self._observer.lag(self._source.lag_records(), self._gap_records)
             is_idle_due = True
         if self._repairer.must_look_again and positions:
+            self._store.require_available()
+            self._log_starts = {
+                p: start.log_start for p, start in self._source.inspect(positions).items()
+            }
             self._repairer.attach(self._attach_points(positions))
         if self._gap_records:
             self._gap_records = self._repairer.turn(positions)

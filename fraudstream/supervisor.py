@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -24,11 +24,12 @@ _log = structlog.get_logger("supervisor")
 _POLL_INTERVAL_S = 0.1
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 10.0
-#: A worker that lived this long starts again without a pause.
+#: A worker that lived this long starts again after the shortest pause.
 _HEALTHY_S = 30.0
 #: How long a worker may take to finish its batch when told to stop.
 _STOP_TIMEOUT_S = 20.0
-_RESTARTED = frozenset({ExitCode.INTERNAL})
+#: A crash; or somebody stopped one worker alone, whose partitions would go undecided.
+_RESTARTED = frozenset({ExitCode.OK, ExitCode.INTERNAL})
 
 
 @dataclass(slots=True)
@@ -38,7 +39,6 @@ class _Child:
     started_at_s: float = 0.0
     starts_at_s: float = 0.0
     backoff_s: float = 0.0
-    exit_codes: list[int] = field(default_factory=list)
 
 
 class Supervisor:

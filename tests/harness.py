@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -50,6 +50,18 @@ _WINDOWS_D = (1, 7, 30)
 _REQUEST_TIMEOUT_S = 15.0
 _INTERVAL_S = 0.02
 
+#: Errors of a broker that is starting.
+_PASSING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+}
+
+_AnswerT = TypeVar("_AnswerT")
 Position = tuple[str, int, int]
 Partition = tuple[str, int]
 Headers = Sequence[tuple[str, str | bytes | None]]
@@ -365,18 +377,25 @@ class Deployment:
 
     def committed(self) -> dict[Partition, int]:
         """Give the offsets that the group committed, by input partition."""
-        if self._committed is None:
-            self._committed = Consumer(
-                {
-                    "bootstrap.servers": self._services.bootstrap_servers,
-                    "group.id": self.name,
-                    "enable.auto.commit": False,
-                    "log_level": 0,
-                }
-            )
         asked = [TopicPartition(topic, number) for topic, number in self.input_partitions()]
-        found = self._committed.committed(asked, timeout=_REQUEST_TIMEOUT_S)
-        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+        def question() -> list[TopicPartition]:
+            if self._committed is None:
+                self._committed = Consumer(
+                    {
+                        "bootstrap.servers": self._services.bootstrap_servers,
+                        "group.id": self.name,
+                        "enable.auto.commit": False,
+                        "log_level": 0,
+                    }
+                )
+            try:
+                return self._committed.committed(asked, timeout=_REQUEST_TIMEOUT_S)
+            except KafkaException:
+                self._committed = None  # it may go on asking a coordinator that is none any more
+                raise
+
+        return {(p.topic, p.partition): p.offset for p in _ask(question) if p.offset >= 0}
 
     def ends(self) -> dict[Partition, int]:
         """Give the end of each input partition."""
@@ -545,8 +564,24 @@ def _row(message: Message) -> Row:
 
 
 def _end(consumer: Consumer, place: TopicPartition) -> int:
-    _, end = consumer.get_watermark_offsets(place, timeout=_REQUEST_TIMEOUT_S)
-    return end
+    """Give a partition's end."""
+    return _ask(lambda: consumer.get_watermark_offsets(place, timeout=_REQUEST_TIMEOUT_S)[1])
+
+
+def _ask(question: Callable[[], _AnswerT]) -> _AnswerT:
+    """Ask Kafka; again while the broker is still starting."""
+    answers: list[_AnswerT] = []
+
+    def is_answered() -> bool:
+        try:
+            answers.append(question())
+        except KafkaException as exception:
+            if exception.args[0].code() not in _PASSING:
+                raise
+        return bool(answers)
+
+    wait_for(is_answered, "an answer from Kafka")
+    return answers[0]
 
 
 def _port(bootstrap_servers: str) -> int:

@@ -8,6 +8,8 @@ error records, small batches of older clients) are told in
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -56,6 +58,22 @@ class GroupMembership:
     def transactional_id(self) -> str:
         """The producer's stable name: ``<group>-<slot>-<i>`` with one producer a worker."""
         return f"{self.group_id}-{self.slot}-0"
+
+
+class Fences:
+    """Tells being fenced by mishap from being fenced by another live worker of the same name."""
+
+    _MAX = 3
+    _WINDOW_S = 60.0
+
+    def __init__(self) -> None:
+        self._times_s: deque[float] = deque(maxlen=self._MAX)
+
+    def are_too_many(self) -> bool:
+        """Note one more; say whether it is the third within a minute."""
+        now_s = time.monotonic()
+        self._times_s.append(now_s)
+        return len(self._times_s) == self._MAX and now_s - self._times_s[0] < self._WINDOW_S
 
 
 def client_config(access: KafkaAccess, client_id: str) -> dict[str, Any]:

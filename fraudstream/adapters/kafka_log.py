@@ -51,9 +51,9 @@ class KafkaLog:
             Kafka does not answer.
         """
         consumer = self._positioned(partition, stretch.start)
+        self._next = None  # until this slice is whole: a failure must not continue behind it
         records: list[Record] = []
         end = stretch.start
-        is_complete = False
         first = consumer.poll(_POLL_TIMEOUT_S)
         # Asked for many, consume() would wait its whole time-out for the last of them.
         messages = [] if first is None else [first, *consumer.consume(records_max - 1, timeout=0)]
@@ -62,17 +62,19 @@ class KafkaLog:
             if error is not None:
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise BrokerUnavailableError(f"reading the log again: {error.name()}")
-                is_complete = True
+                # Not the end asked for, if a new leader lags: then the rest is read again.
+                end = max(end, min(message.offset() or 0, stretch.end))
                 continue
             record = to_record(message)
             if record.offset >= stretch.end:
-                is_complete = True
+                end = stretch.end
                 break
             records.append(record)
             end = record.offset + 1
-        if is_complete or end >= stretch.end:
-            end = stretch.end
-        self._next = None if is_complete else (partition, end)
+        if end >= stretch.end:
+            consumer.unassign()  # or it would go on fetching the live stream
+        else:
+            self._next = (partition, end)
         return InputBatch(records, {partition: Stretch(stretch.start, end)})
 
     def close(self) -> None:

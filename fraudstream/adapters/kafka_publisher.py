@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from fraudstream.adapters.kafka import (
+    Fences,
     GroupMembership,
     KafkaAccess,
     error_of,
     kafka_logger,
     producer_config,
 )
+from fraudstream.adapters.kafka_bounded import BoundedCaller
 from fraudstream.alert import Headers, OutputRecord
 from fraudstream.errors import (
     BrokerUnavailableError,
@@ -41,13 +43,10 @@ _log = structlog.get_logger("publisher")
 _TRANSACTION_TIMEOUT_MS = 10_000
 _INIT_TIMEOUT_S = 10.0
 _CALL_TIMEOUT_S = 5.0
-#: All tries of one step together. Less than the transaction's own time-out, so that a fenced
-#: producer within it means another worker, not slowness.
+#: All tries of one step together.
 _STEP_DEADLINE_S = 8.0
 #: A commit slower than this may have left a request behind (measured with a proxy).
 _SUSPICIOUS_CALL_S = 0.5
-_FENCED_MAX = 3
-_FENCED_WINDOW_S = 60.0
 
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 _REFUSED = frozenset(
@@ -85,8 +84,11 @@ class KafkaPublisher:
         self._on_rebuild = on_rebuild
         self._producer: Producer | None = None
         self._is_suspicious = False
-        self._failed: list[tuple[KafkaError, Message]] = []
-        self._fenced_at_s: deque[float] = deque(maxlen=_FENCED_MAX)
+        self._bounded = BoundedCaller()
+        self._abandoned: list[Producer] = []
+        self._failed: list[tuple[KafkaError, OutputRecord]] = []
+        self._began_at_s = 0.0
+        self._fences = Fences()
         # A worker's attempts must not be taken for those of its predecessor in the slot.
         self._run = secrets.token_hex(4)
         self._transactions = 0
@@ -110,7 +112,6 @@ class KafkaPublisher:
             | {
                 "transactional.id": self._membership.transactional_id,
                 "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
-                "on_delivery": self._on_delivery,
                 "delivery.report.only.error": True,
                 "logger": kafka_logger(),
             }
@@ -139,15 +140,12 @@ class KafkaPublisher:
         self.prepare()
         assert self._producer is not None
         self._failed.clear()
+        self._began_at_s = time.monotonic()
         self._transactions += 1
         try:
             self._step(self._producer.begin_transaction)
             self._produce(outputs)
-            self._step(
-                lambda: self._require().send_offsets_to_transaction(
-                    list(offsets), group, _CALL_TIMEOUT_S
-                )
-            )
+            self._step(lambda: self._send_offsets(list(offsets), group))
             self._step(lambda: self._require().commit_transaction(_CALL_TIMEOUT_S))
         except _MustAbortError as error:
             self._abort()
@@ -157,9 +155,20 @@ class KafkaPublisher:
             self._discard()
             raise UnknownOutcomeError(f"transaction in doubt: {error}") from error
 
-    def close(self) -> None:
-        """Let go of the producer. There is never an open transaction here."""
-        self._producer = None
+    def _send_offsets(self, offsets: list[TopicPartition], group: object) -> None:
+        producer = self._require()
+        try:
+            self._bounded(
+                lambda: producer.send_offsets_to_transaction(offsets, group, _CALL_TIMEOUT_S),
+                _STEP_DEADLINE_S,
+            )
+        except TimeoutError:
+            # It may never return. Nothing of it can be freed, so it is kept and forgotten.
+            self._abandoned.append(producer)
+            self._producer = None
+            self._bounded = BoundedCaller()
+            self._on_rebuild()
+            raise _MustRebuildError("sending offsets does not return") from None
 
     def _require(self) -> Producer:
         assert self._producer is not None
@@ -185,7 +194,13 @@ class KafkaPublisher:
         deadline_s = time.monotonic() + _STEP_DEADLINE_S
         while True:
             try:
-                producer.produce(output.topic, output.value, output.key, headers=headers)
+                producer.produce(
+                    output.topic,
+                    output.value,
+                    output.key,
+                    headers=headers,
+                    on_delivery=partial(self._on_delivery, output),
+                )
             except BufferError:
                 if time.monotonic() > deadline_s:
                     raise _MustAbortError("the producer's queue stays full") from None
@@ -220,9 +235,9 @@ class KafkaPublisher:
 
     def _note_fenced(self) -> None:
         now_s = time.monotonic()
-        self._fenced_at_s.append(now_s)
-        times = self._fenced_at_s
-        if len(times) == _FENCED_MAX and now_s - times[0] < _FENCED_WINDOW_S:
+        if now_s - self._began_at_s >= _TRANSACTION_TIMEOUT_MS / 1000:
+            return  # it timed out: slowness of our own, which the client reports as fencing too
+        if self._fences.are_too_many():
             raise SlotTakenError(
                 f"another live worker publishes as {self._membership.transactional_id}: give each "
                 "worker a slot of its own"
@@ -245,14 +260,13 @@ class KafkaPublisher:
         self._producer = None
 
     def _raise_refused(self) -> None:
-        for error, message in self._failed:
+        for error, output in self._failed:
             if error.code() in _REFUSED:
-                headers = message.headers()
-                raise OutputRefusedError(_source_of(list(dict(headers or []).items())))
+                raise OutputRefusedError(_source_of(output.headers))
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, output: OutputRecord, error: KafkaError | None, _: Message) -> None:
         if error is not None and error.code() not in _PURGED:
-            self._failed.append((error, message))
+            self._failed.append((error, output))
 
 
 def _source_of(headers: Headers) -> tuple[str, int, int]:

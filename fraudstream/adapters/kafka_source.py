@@ -22,6 +22,7 @@ from confluent_kafka import (
 )
 
 from fraudstream.adapters.kafka import (
+    Fences,
     GroupMembership,
     KafkaAccess,
     consumer_config,
@@ -83,28 +84,17 @@ class KafkaSource:
         self._assigned: list[InputPartition] | None = None
         self._revoked: set[InputPartition] = set()
         self._fatal: KafkaError | None = None
+        self._is_subscribed = False
+        #: Where a partition was read to its end, control records and all.
+        self._ends: dict[InputPartition, int] = {}
         self.health = SourceHealth()
-        self._consumer = Consumer(
-            consumer_config(access, membership.group_id)
-            | {
-                "group.instance.id": membership.instance_id,
-                "session.timeout.ms": membership.session_timeout_ms,
-                "heartbeat.interval.ms": min(3_000, membership.session_timeout_ms // 3),
-                "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
-                # The state is in Valkey: stopping everybody for a moment loses nothing, and was
-                # measured to abort no transaction and to stall for the shortest time.
-                "partition.assignment.strategy": "range",
-                "statistics.interval.ms": _STATISTICS_INTERVAL_MS,
-                "stats_cb": self._on_statistics,
-                "error_cb": self._on_error,
-                "logger": kafka_logger(),
-            }
-        )
-        self._consumer.subscribe(
-            [topics.transactions, topics.labels],
-            on_assign=self._on_assign,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_revoke,
+        self._access = access
+        self._fenced = Fences()
+        self._abandoned: list[Consumer] = []
+        self._consumer = self._make_consumer()
+        # Asks about the group without being in it: a member that was fenced gets no answers.
+        self._inquirer = Consumer(
+            consumer_config(access, membership.group_id) | {"logger": kafka_logger()}
         )
 
     @property
@@ -120,13 +110,59 @@ class KafkaSource:
         SlotTakenError
             Another live worker is this member of the group.
         """
+        if not self._is_subscribed:
+            self._subscribe()
         first = self._consumer.poll(timeout_s)
         messages = [] if first is None else [first]
         if first is not None and records_max > 1:
             messages += self._consumer.consume(records_max - 1, timeout=0)
         if self._fatal is not None:
-            raise self._slot_taken(self._fatal)
+            self._replace_consumer(self._fatal)
         return self._batch(messages)
+
+    def _make_consumer(self) -> Consumer:
+        membership = self._membership
+        return Consumer(
+            consumer_config(self._access, membership.group_id)
+            | {
+                "group.instance.id": membership.instance_id,
+                "session.timeout.ms": membership.session_timeout_ms,
+                "heartbeat.interval.ms": min(3_000, membership.session_timeout_ms // 3),
+                "max.poll.interval.ms": _MAX_POLL_INTERVAL_MS,
+                # The state is in Valkey: stopping everybody for a moment loses nothing, and was
+                # measured to abort no transaction and to stall for the shortest time.
+                "partition.assignment.strategy": "range",
+                "statistics.interval.ms": _STATISTICS_INTERVAL_MS,
+                "stats_cb": self._on_statistics,
+                "error_cb": self._on_error,
+                "enable.partition.eof": True,
+                "logger": kafka_logger(),
+            }
+        )
+
+    def _replace_consumer(self, error: KafkaError) -> None:
+        """Join the group anew after a fatal error.
+
+        A broker that dies while a static member joins fences that member by its own lost request;
+        only when it happens again and again is it another worker of the same name.
+        """
+        _log.warning("consumer_replaced", code=error.name(), text=error.str())
+        if self._fenced.are_too_many():
+            raise self._slot_taken(error)
+        self._abandoned.append(self._consumer)  # closing it may block
+        self._revoked |= set(self._positions)
+        self._positions, self._assigned, self._fatal = {}, None, None
+        self._consumer, self._is_subscribed = self._make_consumer(), False
+
+    def _subscribe(self) -> None:
+        """Join the group, not before somebody polls: its answers are served inside poll()."""
+        self._consumer.subscribe(
+            [self._topics.transactions, self._topics.labels],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+        self._is_subscribed = True
 
     def take_assignment(self) -> tuple[list[InputPartition] | None, set[InputPartition]]:
         """Give what the group assigned since the last call (None: nothing new), and took away."""
@@ -149,12 +185,12 @@ class KafkaSource:
         """
         try:
             asked = [self._topic_partition(p, OFFSET_INVALID) for p in partitions]
-            committed = self._consumer.committed(asked, timeout=_REQUEST_TIMEOUT_S)
+            committed = self._inquirer.committed(asked, timeout=_REQUEST_TIMEOUT_S)
             starts = {}
             for found in committed:
                 if found.error is not None:
                     raise BrokerUnavailableError(f"committed offsets: {found.error.name()}")
-                low, high = self._consumer.get_watermark_offsets(found, timeout=_REQUEST_TIMEOUT_S)
+                low, high = self._inquirer.get_watermark_offsets(found, timeout=_REQUEST_TIMEOUT_S)
                 key = self._topics.partition(found.topic, found.partition)
                 offset = None if found.offset == OFFSET_INVALID else found.offset
                 starts[key] = PartitionStart(low, high, offset)
@@ -175,7 +211,7 @@ class KafkaSource:
         found: list[InputPartition] = []
         for topic in (self._topics.transactions, self._topics.labels):
             try:
-                metadata = self._consumer.list_topics(topic, timeout=_REQUEST_TIMEOUT_S)
+                metadata = self._inquirer.list_topics(topic, timeout=_REQUEST_TIMEOUT_S)
             except KafkaException as exception:
                 raise BrokerUnavailableError(
                     f"Kafka did not list its topics: {error_of(exception).name()}"
@@ -191,6 +227,7 @@ class KafkaSource:
     def start_from(self, positions: Mapping[InputPartition, int]) -> None:
         """Begin to read the assigned partitions, each at its offset."""
         self._positions = dict(positions)
+        self._ends.clear()
         self._consumer.assign([self._topic_partition(p, o) for p, o in positions.items()])
 
     def commit_start(self, positions: Mapping[InputPartition, int]) -> None:
@@ -205,11 +242,14 @@ class KafkaSource:
         """
         offsets = [self._topic_partition(p, o) for p, o in positions.items()]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            committed = self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as exception:
             raise BrokerUnavailableError(
                 f"the first commit failed: {error_of(exception).name()}"
             ) from exception
+        for found in committed or ():
+            if found.error is not None:
+                raise BrokerUnavailableError(f"the first commit failed: {found.error.name()}")
 
     def advance(self, stretches: Mapping[InputPartition, Stretch]) -> None:
         """Move on after a commit."""
@@ -237,12 +277,10 @@ class KafkaSource:
             key = (self._topics.topic(partition), partition.partition)
             end = self.health.stable_offsets.get(key)
             if end is not None:
-                lag[partition] = max(end - position, 0)
+                # Read to its end: what lies between is control records and aborted ones.
+                is_at_end = self._ends.get(partition, -1) >= end
+                lag[partition] = 0 if is_at_end else max(end - position, 0)
         return lag
-
-    def close(self) -> None:
-        """Stop reading. A static member does not leave: it may be back before the time-out."""
-        self._consumer.close()
 
     def _batch(self, messages: Sequence[Message]) -> InputBatch:
         records: list[Record] = []
@@ -250,10 +288,11 @@ class KafkaSource:
         for message in messages:
             error = message.error()
             if error is not None:
-                self._on_error(error)
+                self._note(error, message)
                 continue
             record = to_record(message)
             partition = self._topics.partition(record.topic, record.partition)
+            self._ends.pop(partition, None)
             position = self._positions.get(partition)
             # Left over from before a rebalance or a rewind: not ours, or processed already.
             if position is None or record.offset < position:
@@ -261,6 +300,13 @@ class KafkaSource:
             records.append(record)
             stretches[partition] = Stretch(position, record.offset + 1)
         return InputBatch(records, stretches)
+
+    def _note(self, error: KafkaError, message: Message) -> None:
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if error.code() != KafkaError._PARTITION_EOF:
+            self._on_error(error)
+        elif topic is not None and partition is not None and offset is not None:
+            self._ends[self._topics.partition(topic, partition)] = offset
 
     def _topic_partition(self, partition: InputPartition, offset: int) -> TopicPartition:
         return TopicPartition(self._topics.topic(partition), partition.partition, offset)

@@ -99,6 +99,9 @@ local function load_series(def, key)
     s.data = ''
     return s
   end
+  if #head < def.header_bytes then
+    return nil
+  end
   local layout, columns, header_bytes = struct.unpack('<BBH', head)
   if layout ~= LAYOUT or columns ~= def.columns or header_bytes ~= def.header_bytes then
     return nil

@@ -128,11 +128,8 @@ class BucketedProfileStore:
         """
         states = self._backend.states()
         lost: set[InputPartition] = set()
-        applied: dict[InputPartition, int] = {}
         for partition, point in points.items():
-            stored = [state.watermarks.get(partition) for state in states]
-            if None not in stored:
-                applied[partition] = min(mark for mark in stored if mark is not None)
+            if all(partition in state.watermarks for state in states):
                 continue
             if point.position > point.log_start:
                 # Marked before the first watermark is written: no other worker may take a
@@ -140,9 +137,7 @@ class BucketedProfileStore:
                 self._backend.mark_rebuild(partition, point.position)
                 lost.add(partition)
             self._initialise(partition, min(point.log_start, point.position))
-            kept = [mark for mark in stored if mark is not None]
-            applied[partition] = min([point.log_start, point.position, *kept])
-        self._adopt(applied)
+        self._adopt(points)
         return lost
 
     def initialise(self, starts: Mapping[InputPartition, int]) -> None:
@@ -217,14 +212,16 @@ class BucketedProfileStore:
             ]
         )
 
-    def _adopt(self, applied: Mapping[InputPartition, int]) -> None:
-        """Take what the store says now for what it confirmed."""
+    def _adopt(self, partitions: Iterable[InputPartition]) -> None:
+        """Take what the store says now, in one look, for what it confirmed."""
         states = self._backend.states()
+        if not all(partition in state.watermarks for state in states for partition in partitions):
+            raise ProfileLossError("the profile store lost something while it was looked at")
         self._epochs = [state.epoch for state in states]
-        for partition, offset in applied.items():
-            self._applied[partition] = offset
+        for partition in partitions:
+            self._applied[partition] = min(state.watermarks[partition] for state in states)
             for acknowledged, state in zip(self._acknowledged, states, strict=True):
-                acknowledged[partition] = state.watermarks.get(partition, offset)
+                acknowledged[partition] = state.watermarks[partition]
 
     def _refuse_gaps(self, stretches: Mapping[InputPartition, Stretch]) -> None:
         for partition, stretch in stretches.items():

@@ -8,6 +8,7 @@ is neither piled upon nor waited for by every batch.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from fraudstream.adapters.valkey_fit import require_fit
 from fraudstream.errors import StoreUnavailableError, StoreUnfitError
 from fraudstream.profile import (
     BucketReply,
@@ -41,9 +43,6 @@ _ENTRY = "<BBq8s8sq"
 _ROW_META_COLUMNS = 2
 _WATERMARK_META_FIELDS = 2
 _DAY_MS = 86_400_000
-#: First releases without the known holes in the Lua engine (CVE-2025-49844 and later).
-_VALKEY_VERSIONS_MIN = ((8, 1, 9), (9, 0, 5), (9, 1, 1))
-_REDIS_VERSION_MIN = (7, 2, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,9 @@ class ValkeyBackend:
 
     def raise_floor(self, known_from_ms: int) -> None:
         """Say in every bucket that nothing before this time is known any more."""
-        arguments = (_HEADER.pack(_FLAG_KEEP_FLOOR, _ANY_EPOCH, _ANY_EPOCH, known_from_ms, 0),)
+        arguments = (
+            _HEADER.pack(_FLAG_KEEP_FLOOR, _ANY_EPOCH, secrets.token_bytes(8), known_from_ms, 0),
+        )
         self._run(
             [
                 self._call(bucket, (), (*arguments, self._packer.series, b""))
@@ -247,8 +248,11 @@ class ValkeyBackend:
         try:
             self._client.function_load(self._library.source)
         except redis.ResponseError as error:
-            if "already exists" not in str(error):
+            # Out of memory, a replica, a full disk: in trouble for now, and tried again later.
+            if _is_refused_for_good(error):
                 raise StoreUnfitError(f"Valkey refuses our function library: {error}") from error
+            if "already exists" not in str(error):
+                raise
         self._is_ready = True
 
 
@@ -263,33 +267,6 @@ def connect(url: str, limits: ValkeyLimits) -> redis.Redis:
         health_check_interval=0,
         client_name="fraudstream",
     )
-
-
-def require_fit(client: redis.Redis) -> None:
-    """Refuse a server on which profiles would be silently wrong.
-
-    Raises
-    ------
-    StoreUnfitError
-        It is too old, or it may evict keys.
-    """
-    info: dict[str, Any] = client.info()
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        raise StoreUnfitError(
-            f"Valkey's maxmemory-policy is {policy}: an evicted key is a wrong feature that "
-            "nobody notices. Set it to noeviction."
-        )
-    if "valkey_version" in info:
-        version = _version(str(info["valkey_version"]))
-        fits = any(v[:2] == version[:2] and version >= v for v in _VALKEY_VERSIONS_MIN)
-        if not fits and version < _VALKEY_VERSIONS_MIN[-1]:
-            raise StoreUnfitError(
-                f"Valkey {info['valkey_version']} is too old: 8.1.9, 9.0.5 or 9.1.1 close the "
-                "known holes in its Lua engine."
-            )
-    elif _version(str(info.get("redis_version", "0"))) < _REDIS_VERSION_MIN:
-        raise StoreUnfitError("the Redis server is too old: functions need 7.2 or newer.")
 
 
 class _Library:
@@ -383,10 +360,16 @@ def _is_function_missing(reply: object) -> bool:
     return isinstance(reply, redis.ResponseError) and "Function not found" in str(reply)
 
 
+def _is_refused_for_good(error: redis.ResponseError) -> bool:
+    text = str(error).lower()
+    is_forbidden = isinstance(error, redis.exceptions.NoPermissionError)
+    return is_forbidden or "error compiling" in text or "unknown command" in text
+
+
 def _refusal(error: redis.ResponseError) -> Exception:
     """Tell a server that must not be used from one that is in trouble for now."""
     text = str(error)
-    if text.startswith("LAYOUT"):
+    if text.startswith(("LAYOUT", "WRONGTYPE")):
         return StoreUnfitError(
             "a profile key holds data of another layout: choose another profiles.namespace, or "
             "delete the keys that begin with it."
@@ -394,7 +377,3 @@ def _refusal(error: redis.ResponseError) -> Exception:
     if isinstance(error, redis.exceptions.NoPermissionError):
         return StoreUnfitError("Valkey's ACL refuses what the worker needs: see docs/operations.md")
     return error
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())

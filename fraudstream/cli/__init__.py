@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.console import Console
 
 from fraudstream import __version__
 from fraudstream.cli import local, streams, training
 from fraudstream.cli.config import app as config_app
 from fraudstream.cli.demo import demo
 from fraudstream.cli.run import run
-from fraudstream.errors import ExitCode, StopError
+from fraudstream.cli.stop import show_stop
+from fraudstream.errors import StopError, UsageError
 
 app = typer.Typer(
     name="fraudstream",
@@ -70,18 +70,9 @@ def main() -> None:
     try:
         app()
     except StopError as error:
-        Console(stderr=True).print(
-            f"fraudstream: {error}", style="bold red", markup=False, soft_wrap=True
-        )
-        sys.exit(int(error.exit_code))
+        sys.exit(int(show_stop(error)))
     except ModuleNotFoundError as error:
-        Console(stderr=True).print(
-            f"fraudstream: this command needs {error.name}, which is not installed: "
-            "pip install 'fraudstream[all]'",
-            style="bold red",
-            markup=False,
-            soft_wrap=True,
-        )
-        sys.exit(int(ExitCode.USAGE))
+        needs = f"this command needs {error.name}: pip install 'fraudstream[all]'"
+        sys.exit(int(show_stop(UsageError(needs))))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from fraudstream.cli.config import ConfigFile
+from fraudstream.cli.stop import show_stop
+from fraudstream.errors import ExitCode, StopError
+
+
+def _end(code: ExitCode) -> NoReturn:
+    """End this process without closing the clients.
+
+    Closing a consumer that is just joining its group has been seen to block for ever, with every
+    thread of the process. Nothing is lost without it: a static member does not leave its group,
+    the last transaction was committed or aborted, and no delivery is waited for.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code))
 
 
 def run(
@@ -79,4 +95,9 @@ def run(
         watch_parent(stopping)
     own_slot = settings.worker_slot if slot is None else slot
     configure_logs(log_level, slot=own_slot)
-    run_worker(settings, RunOptions(own_slot, from_, accept_short_retention), stopping)
+    options = RunOptions(own_slot, from_, accept_short_retention)
+    try:
+        run_worker(settings, options, stopping)
+    except StopError as error:
+        _end(show_stop(error))
+    _end(ExitCode.OK)

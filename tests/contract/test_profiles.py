@@ -619,6 +619,27 @@ def test_trimming_drops_what_no_window_reaches_and_changes_no_count(place: Place
     assert kept.trimmed_to_ms <= T + 150 * 99 - HORIZON_MS < T + 150 * 99 - LENGTH_MS - LAG_MS
 
 
+@pytest.mark.parametrize(
+    ("old", "newest_ms", "dropped"),
+    [
+        (3, T + HORIZON_MS, 0),  # of four, one is out of reach
+        (3, T + HORIZON_MS + 1, 2),
+        (2, T + HORIZON_MS + 9, 0),  # fewer than four are left alone
+        (7, T + HORIZON_MS + 1, 0),
+        (7, T + HORIZON_MS + 2, 3),
+    ],
+)
+def test_a_series_is_trimmed_once_more_than_a_quarter_of_it_is_out_of_reach(
+    place: Place, old: int, newest_ms: int, dropped: int
+) -> None:
+    feed = Feed(place.open(DEFINITION))
+    feed.pay(*[payment(f"x{number}", T + number) for number in range(old)])
+    feed.pay(payment("newest", newest_ms))
+    kept = place.kept(feed.backend)["card_tx", "c1"]
+    assert (kept.base_count, len(kept.records)) == (dropped, old + 1 - dropped)
+    assert kept.trimmed_to_ms == (newest_ms - HORIZON_MS if dropped else 0)
+
+
 def test_a_series_that_was_trimmed_does_not_know_what_was_before(place: Place) -> None:
     backend = place.open(DEFINITION)
     feed = Feed(backend)
@@ -814,6 +835,7 @@ def test_a_stretch_above_the_watermark_writes_nothing_and_says_so(place: Place) 
     reply = bucket.send(11, 12, entry("b", T, 11), entry("c", T, 11, (), series=TERMINAL_TX))
     assert not reply.is_applied
     assert not reply.rows
+    assert (reply.partitions_known, reply.partitions_rebuilding) == (1, 0)
     assert (place.kept(bucket.backend), bucket.state) == before
     assert bucket.send(10, 12, entry("b", T, 11)).is_applied
     assert bucket.state.watermarks == {PAYMENTS: 12}
@@ -1355,6 +1377,18 @@ def test_idle_series_expire_and_the_books_do_not(valkey: ValkeyPlace) -> None:
     assert ttls.pop("watermarks") == -1
     assert set(ttls) == {"card_tx:c1", "terminal_tx:t1"}
     assert all(ttl_ms > 2 * HORIZON_MS for ttl_ms in ttls.values())
+
+
+@pytest.mark.services
+def test_the_life_of_a_series_is_renewed_on_each_new_day_of_its_events(valkey: ValkeyPlace) -> None:
+    backend = valkey.open(LONG)
+    record(backend, entry("a", T, 0, (1,)))
+    (key,) = [key for key in valkey.keys(backend) if key.endswith(b":card_tx:c1")]
+    valkey.client.pexpire(key, 60_000)
+    record(backend, entry("b", T + 1_000, 1, (1,)))
+    assert valkey.client.pttl(key) <= 60_000
+    record(backend, entry("c", T + DAY_MS, 2, (1,)))
+    assert valkey.client.pttl(key) > 60_000
 
 
 @pytest.mark.services

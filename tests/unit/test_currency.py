@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudstream.currency import MINOR_UNIT_DECIMALS, format_major, minor_units_per_major
@@ -63,6 +63,7 @@ def test_an_amount_is_written_in_major_units(amount_minor: int, code: str, text:
 
 
 @given(st.integers(0, 10**12), st.sampled_from(sorted(MINOR_UNIT_DECIMALS)))
+@settings(deadline=None, derandomize=True)
 def test_a_written_amount_is_exact(amount_minor: int, code: str) -> None:
     text = format_major(amount_minor, code)
     assert Decimal(text) * minor_units_per_major(code) == amount_minor

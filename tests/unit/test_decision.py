@@ -59,7 +59,7 @@ def test_where_both_thresholds_are_one_there_is_no_review() -> None:
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 def test_a_higher_score_is_never_treated_more_gently(
     low: float, high: float, review: float, decline: float
 ) -> None:
@@ -169,7 +169,7 @@ def test_of_equal_contributions_the_models_first_column_comes_first() -> None:
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=15))
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 def test_whatever_the_contributions_reasons_are_few_positive_and_sorted(
     contributions: list[float],
 ) -> None:
