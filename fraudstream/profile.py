@@ -40,6 +40,8 @@ from fraudstream.event import Label, Transaction
 #: Version of the records' layout and of the keys, part of every key's name through the digest.
 LAYOUT_VERSION = 1
 DAY_MS = 86_400_000
+#: Later than any event.
+NO_TIME_MS = 2**53 - 1
 #: The most series entries one call may carry: a call blocks the server for everybody.
 CALL_ENTRIES_MAX = 128
 
@@ -266,6 +268,9 @@ class BucketRequest:
         Set the watermark of partitions that have none to their stretch's ``start`` first.
     is_record_only
         Read nothing: rows are outcome and marks alone. For repairs.
+    oldest_ms
+        Nothing is trimmed that an event of this time looks back on: the oldest of the batch, for
+        after a crash the whole batch comes again and must read what it read.
     epoch
         The epoch this bucket is expected to have, ``b""`` when not known.
     candidate_epoch
@@ -277,6 +282,7 @@ class BucketRequest:
     entries: Sequence[Entry]
     is_initial: bool = False
     is_record_only: bool = False
+    oldest_ms: int = NO_TIME_MS
     epoch: bytes = b""
     candidate_epoch: bytes = b"\0" * 8
 

@@ -197,6 +197,10 @@ def _result(future: Future[_ResultT]) -> _ResultT:
 
 
 def _away(exception: KafkaException) -> ServiceAwayError:
+    if error_of(exception).code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return ServiceAwayError(
+            "an input topic does not exist; `fraudstream topics create` makes it"
+        )
     return ServiceAwayError(
         f"Kafka cannot be reached or refuses ({error_of(exception).name()}): check "
         "kafka.bootstrap_servers, or start a local one with `fraudstream local up`"

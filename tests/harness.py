@@ -420,12 +420,16 @@ class Deployment:
         alive = [worker for worker in self.workers if worker.exit_code is None]
 
         def is_done() -> bool:
-            for worker in alive:
-                assert worker.exit_code is None, f"a worker ended:\n{worker.text()[-3_000:]}"
-            committed = self.committed()
+            assert all(worker.exit_code is None for worker in alive), "a worker ended"
+            committed.update(self.committed())
             return all(committed.get(place, 0) >= end for place, end in ends.items())
 
-        wait_for(is_done, "the group to commit everything", timeout_s)
+        committed: dict[Partition, int] = {}
+        try:
+            wait_for(is_done, "the group to commit everything", timeout_s)
+        except AssertionError as error:
+            logs = "\n".join(worker.text()[-3_000:] for worker in alive)
+            raise AssertionError(f"{error}: {committed} of {ends}\n{logs}") from error
 
     def drain(self, kind: str, isolation: str = "read_committed") -> list[Row]:
         """Read a topic to its very end, in order for each partition.

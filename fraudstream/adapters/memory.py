@@ -96,10 +96,13 @@ class MemorySeries:
             )
         return row
 
-    def trim(self) -> None:
-        """Drop what no window can reach, once a quarter of the series is of that kind."""
+    def trim(self, oldest_ms: int) -> None:
+        """Drop what no window can reach, once a quarter of the series is of that kind.
+
+        What an event of time ``oldest_ms`` looks back on is kept.
+        """
         times = self.times_ms
-        floor_ms = times[-1] - self.definition.horizon_ms
+        floor_ms = min(times[-1], oldest_ms) - self.definition.horizon_ms
         if len(times) < 4 or times[len(times) // 4] > floor_ms:
             return
         dropped = bisect_right(times, floor_ms)
@@ -240,7 +243,7 @@ class MemoryBackend:
         known_from_ms = max(bucket.floor_ms, self._known_from_ms)
         rows: dict[int, list[list[int]]] = {}
         for entry in request.entries:
-            row = self._process(bucket, entry, known_from_ms, request.is_record_only)
+            row = self._process(bucket, entry, known_from_ms, request)
             rows.setdefault(entry.series, []).append(row)
         for partition, stretch in request.stretches.items():
             reached = max(bucket.watermarks.get(partition, -1), stretch.end)
@@ -268,7 +271,7 @@ class MemoryBackend:
         )
 
     def _process(
-        self, bucket: _Bucket, entry: Entry, known_from_ms: float, is_record_only: bool
+        self, bucket: _Bucket, entry: Entry, known_from_ms: float, request: BucketRequest
     ) -> list[int]:
         key = (entry.series, entry.entity)
         series = bucket.series.get(key)
@@ -280,7 +283,7 @@ class MemoryBackend:
         if entry.is_recorded:
             outcome, mark, index = series.record(entry)
         row = [int(outcome), int(mark)]
-        if not is_record_only:
+        if not request.is_record_only:
             if index is not None and outcome is not Recording.RECORDED:
                 row[1] |= Mark.LATE if series.came_late(entry, index) else Mark.NONE
             known_from_ms = max(known_from_ms, series.trimmed_to_ms)
@@ -291,5 +294,5 @@ class MemoryBackend:
             )
             row += series.read(entry.event_time_ms, upto, known_from_ms)
         if outcome is Recording.RECORDED:
-            series.trim()
+            series.trim(request.oldest_ms)
         return row

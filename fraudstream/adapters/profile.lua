@@ -24,7 +24,9 @@ KEYS (all of one bucket, so all in one slot of a cluster; numbers little-endian 
 FCALL fs_apply_@DIGEST@ <number of keys> <watermarks> <rebuilding> <series key of each entry …>
   ARGV[1]  u8 flags (1: set missing watermarks to their stretch's start; 2: record only, read
            nothing; 4: keep the floor given here) · 8 B expected epoch (zero: any)
-           8 B epoch if there is none · i64 floor_ms (0: none) · u16 stretches, then each
+           8 B epoch if there is none · i64 floor_ms (0: none) · i64 oldest_ms: nothing is trimmed
+           that an event of this time looks back on, for the whole batch may come again after a
+           crash · u16 stretches, then each
            u8 topic · u16 partition · i64 start · i64 end
   ARGV[2]  u8 series, then each: u8 columns · u8 versioned · i64 horizon_ms · i64 ttl_ms
            u8 windows, then each: i64 length_ms · i64 lag_ms
@@ -57,7 +59,8 @@ end
 local function parse_header(arg)
   local h = { stretches = {} }
   local count, pos
-  h.flags, h.epoch, h.candidate, h.floor, count, pos = struct.unpack('<Bc8c8i8H', arg)
+  h.flags, h.epoch, h.candidate, h.floor, h.oldest, count, pos =
+      struct.unpack('<Bc8c8i8i8H', arg)
   for i = 1, count do
     local topic, partition, first, last
     topic, partition, first, last, pos = struct.unpack('<BHi8i8', arg, pos)
@@ -270,8 +273,8 @@ local function set_trimmed_to(s, trimmed_to)
 end
 
 -- Drop what no window can reach, once a quarter of the series is of that kind.
-local function trim(s)
-  local floor = time_at(s, s.n - 1) - s.def.horizon
+local function trim(s, oldest)
+  local floor = math.min(time_at(s, s.n - 1), oldest) - s.def.horizon
   if s.n < 4 or time_at(s, math.floor(s.n / 4)) > floor then
     return
   end
@@ -399,14 +402,14 @@ local function read_windows(s, t, upto, known_from, row)
   end
 end
 
-local function process(s, entry, floor, record_only)
+local function process(s, entry, floor, oldest, record_only)
   local outcome, mark, index = READ_ONLY, 0, nil
   if entry.recorded then
     outcome, mark, index = record(s, entry)
   end
   if record_only then
     if outcome == RECORDED then
-      trim(s)
+      trim(s, oldest)
     end
     s.def.rows[#s.def.rows + 1] = struct.pack('<i8i8', outcome, mark)
     return
@@ -423,7 +426,7 @@ local function process(s, entry, floor, record_only)
   read_windows(s, entry.time, upto, known_from, row)
   s.def.rows[#s.def.rows + 1] = struct.pack(s.def.row_format, unpack(row))
   if outcome == RECORDED then
-    trim(s)
+    trim(s, oldest)
   end
 end
 
@@ -510,7 +513,7 @@ local function apply(keys, args)
   end
   local record_only = has_flag(header.flags, FLAG_RECORD_ONLY)
   for _, entry in ipairs(entries) do
-    process(entry.series, entry, floor, record_only)
+    process(entry.series, entry, floor, header.oldest, record_only)
   end
   advance(keys, header.stretches, stored, rebuilding)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from fraudstream.adapters.profile_calls import LABEL_OWNER, Call, Cutter
 from fraudstream.errors import ProfileLossError, ProfilesRebuildingError
 from fraudstream.profile import (
+    NO_TIME_MS,
     BucketReply,
     BucketRequest,
     Entry,
@@ -234,12 +235,17 @@ class BucketedProfileStore:
         calls = self._cut(batch)
         # On a copy: until every call is confirmed, the next attempt starts where this one did.
         acknowledged = [dict(marks) for marks in self._acknowledged]
+        times_ms = (located.event.event_time_ms for located in batch.transactions)
+        oldest_ms = min(times_ms, default=NO_TIME_MS)
         requests = [
-            self._request(
-                call.bucket,
-                _advance(acknowledged[call.bucket], call.ends),
-                call.entries,
-                is_record_only=is_record_only,
+            replace(
+                self._request(
+                    call.bucket,
+                    _advance(acknowledged[call.bucket], call.ends),
+                    call.entries,
+                    is_record_only=is_record_only,
+                ),
+                oldest_ms=oldest_ms,
             )
             for call in calls
         ]

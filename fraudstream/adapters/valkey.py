@@ -35,7 +35,7 @@ from fraudstream.profile import (
 
 _FLAG_INITIAL, _FLAG_RECORD_ONLY, _FLAG_KEEP_FLOOR = 1, 2, 4
 _ANY_EPOCH = b"\0" * 8
-_HEADER = struct.Struct("<B8s8sqH")
+_HEADER = struct.Struct("<B8s8sqqH")
 _STRETCH = struct.Struct("<BHqq")
 _SERIES = struct.Struct("<BBqqB")
 _WINDOW = struct.Struct("<qq")
@@ -152,7 +152,7 @@ class ValkeyBackend:
     def raise_floor(self, known_from_ms: int) -> None:
         """Say in every bucket that nothing before this time is known any more."""
         arguments = (
-            _HEADER.pack(_FLAG_KEEP_FLOOR, _ANY_EPOCH, secrets.token_bytes(8), known_from_ms, 0),
+            _HEADER.pack(_FLAG_KEEP_FLOOR, _ANY_EPOCH, secrets.token_bytes(8), known_from_ms, 0, 0),
         )
         self._run(
             [
@@ -198,6 +198,7 @@ class ValkeyBackend:
             request.epoch or _ANY_EPOCH,
             request.candidate_epoch,
             self._known_from_ms,
+            request.oldest_ms,
             len(request.stretches),
         )
         return head + b"".join(

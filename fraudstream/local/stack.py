@@ -268,9 +268,10 @@ def local_stack(
 
     Examples
     --------
-    >>> with local_stack() as stack:  # doctest: +SKIP
-    ...     stack.bootstrap_servers, stack.valkey_url
-    ('127.0.0.1:24817', 'redis://127.0.0.1:21093/0')
+    ::
+
+        with local_stack() as stack:
+            print(stack.bootstrap_servers, stack.valkey_url)
     """
     stack = _start(state_dir, kafka_properties, fresh=fresh, progress=progress)
     try:

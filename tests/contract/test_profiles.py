@@ -1087,7 +1087,12 @@ def test_after_losing_everything_a_repair_from_the_log_makes_it_as_if_nothing_ha
 
     for batch in in_batches(after, 20):
         assert all_answers(struck.apply(*batch)) == all_answers(calm.apply(*batch))
-    assert place.kept(struck.backend) == MemoryPlace().kept(calm.backend)
+    assert _untrimmed(place.kept(struck.backend)) == _untrimmed(MemoryPlace().kept(calm.backend))
+
+
+def _untrimmed(kept: Mapping[tuple[str, str], Kept]) -> dict[tuple[str, str], Kept]:
+    """Leave out how far was trimmed: it depends on the batches, which a repair cuts otherwise."""
+    return {key: series._replace(trimmed_to_ms=0) for key, series in kept.items()}
 
 
 def batch_ends(events: Sequence[Located]) -> Mapping[InputPartition, int]:
@@ -1479,3 +1484,17 @@ def test_an_error_about_the_store_never_tells_its_password(own_valkey: ValkeyPla
     assert "canary" not in f"{caught.value} {caught.value.__cause__}"
     backend.close()
     assert isinstance(caught.value.__cause__, redis.RedisError)
+
+
+def test_a_batch_that_comes_again_reads_what_it_read_although_it_spans_days(place: Place) -> None:
+    """A crash after the profiles, before the commit: later events of the batch trimmed nothing."""
+    feed = Feed(place.open(DEFINITION))
+    past = [feed.read(payment(f"p{n}", T + n * DAY_MS)) for n in range(40)]
+    for event in past:
+        feed.apply(event)
+    batch = [feed.read(payment(f"b{n}", T + (40 + 3 * n) * DAY_MS)) for n in range(10)]
+    first, again = feed.apply(*batch), feed.apply(*batch)
+    for name, answers in first.series.items():
+        assert (answers.counts >= 0).all()
+        assert answers.counts.tolist() == again.series[name].counts.tolist()
+        assert answers.sums.tolist() == again.series[name].sums.tolist()
