@@ -184,10 +184,23 @@ def _kill_now_and_then(
         slot = _slot_with_lag(deployment, parent, rng)
         if slot is None:
             return
+        owned = _assignment(deployment)
         kill = _kill(deployment, parent, slot)
         report.kills.append(kill)
-        committed = deployment.committed()
-        telling += any(end > committed.get(p, 0) for p, end in kill.watermarks.items())
+        telling += _is_telling(deployment, kill, owned[slot])
+
+
+def _is_telling(deployment: Deployment, kill: Kill, owned: Sequence[Partition]) -> bool:
+    """Say whether payments of the dead worker were in the profiles and not committed.
+
+    The broker answers once it is certain what became of the transaction that was open.
+    """
+    committed, topic = deployment.committed(), deployment.topics["transactions"]
+    return any(
+        kill.watermarks.get(place, 0) > committed.get(place, 0)
+        for place in owned
+        if place[0] == topic
+    )
 
 
 def _await_progress(deployment: Deployment, transactions: int) -> None:
