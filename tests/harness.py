@@ -214,12 +214,15 @@ class WorkerProcess:
     def is_ready(self, slots: Iterable[int] = (0,)) -> bool:
         """Say whether it, or each of its slots, is deciding; fail if it ended."""
         code = self.exit_code
-        assert code is None, f"the worker ended with {code}:\n{self.text()[-3_000:]}"
+        assert code is None, f"the worker ended with {code}"
         return all(self.get("/readyz", slot)[0] == 200 for slot in slots)
 
     def await_ready(self, slots: Sequence[int] = (0,)) -> WorkerProcess:
         """Wait until it is deciding."""
-        wait_for(lambda: self.is_ready(slots), "the worker to be ready")
+        try:
+            wait_for(lambda: self.is_ready(slots), "the worker to be ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.text()[-5_000:]}") from error
         return self
 
     def metric(self, name: str, labels: str = "", slot: int = 0) -> float:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import children_of, is_gone
 
 from fraudstream.demo.keys import pressed_keys
 from fraudstream.errors import ExitCode
@@ -75,26 +76,6 @@ def run_demo(
         env={**os.environ, "TMPDIR": str(folder)},
     )
     return done.returncode, done.stdout, done.stderr
-
-
-def children_of(pid: int) -> list[int]:
-    """Every process below one, however deep."""
-    listing = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    )
-    parents = {int(line.split()[0]): int(line.split()[1]) for line in listing.stdout.splitlines()}
-    found, new = set[int](), {pid}
-    while new:
-        new = {child for child, parent in parents.items() if parent in new} - found
-        found |= new
-    return sorted(found)
-
-
-def is_alive(pid: int) -> bool:
-    state = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return bool(state.stdout.strip()) and not state.stdout.startswith("Z")
 
 
 @pytest.mark.timeout(TIMEOUT_S)
@@ -191,7 +172,7 @@ def test_stopped_in_a_terminal_it_leaves_nothing_behind(number: signal.Signals, 
         demo.send_signal(number)
         rest = b"".join(read_until(main_fd, b"\x1b[?25h"))  # the cursor is back
         assert demo.wait(EXIT_TIMEOUT_S) == code
-        assert wait_until(lambda: not any(map(is_alive, below)), EXIT_TIMEOUT_S)
+        assert wait_until(lambda: all(map(is_gone, below)), EXIT_TIMEOUT_S)
         assert termios.tcgetattr(terminal_fd) == before
         assert b"log is kept" not in rest
     finally:

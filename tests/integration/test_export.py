@@ -154,8 +154,10 @@ def test_it_ends_although_others_go_on_writing(
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        time.sleep(0.5)
         drained = TopicDrain(access, topic)
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not drained.offsets_total and time.monotonic() < deadline_s:
+            drained = TopicDrain(access, topic)
         total = drained.offsets_total
         summary = write_file(drained.slices(), topic, TopicKind.OTHER, tmp_path / "out.parquet")
     finally:

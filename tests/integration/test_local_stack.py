@@ -23,6 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     NewTopic,
 )
+from processes import is_gone
 from services import Services, refuse
 from typer.testing import CliRunner
 
@@ -78,14 +79,6 @@ def first_value(bootstrap_servers: str, topic: str) -> bytes | None:
         return message.value() if message is not None and message.error() is None else None
     finally:
         consumer.close()
-
-
-def is_gone(pid: int) -> bool:
-    """Also true for a zombie, which only waits for its parent to look."""
-    state = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return state in {"", "Z"} or state.startswith("Z")
 
 
 # --- what it is like while it runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from harness import (
     payment,
     wait_for,
 )
+from processes import is_gone
 from services import Services
 
 from fraudstream.errors import ExitCode
@@ -58,14 +58,6 @@ def assert_exactly_once(deployment: Deployment, places: list[Position]) -> list[
     assert Counter(row.source for row in alerts) == Counter(called_for)
     assert not [row for row in decisions if "duplicate" in row.json()["flags"]]
     return decisions
-
-
-def is_gone(pid: int) -> bool:
-    """Also true of a process that has ended and only waits for somebody to look."""
-    state = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout
-    return state.strip()[:1] in {"", "Z"}
 
 
 # ------------------------------------------------------------------ starting and stopping
