@@ -85,8 +85,6 @@ class KafkaSource:
         self._revoked: set[InputPartition] = set()
         self._fatal: KafkaError | None = None
         self._is_subscribed = False
-        #: Where a partition was read to its end, control records and all.
-        self._ends: dict[InputPartition, int] = {}
         self.health = SourceHealth()
         self._access = access
         self._fenced = Fences()
@@ -135,7 +133,6 @@ class KafkaSource:
                 "statistics.interval.ms": _STATISTICS_INTERVAL_MS,
                 "stats_cb": self._on_statistics,
                 "error_cb": self._on_error,
-                "enable.partition.eof": True,
                 "logger": kafka_logger(),
             }
         )
@@ -227,7 +224,6 @@ class KafkaSource:
     def start_from(self, positions: Mapping[InputPartition, int]) -> None:
         """Begin to read the assigned partitions, each at its offset."""
         self._positions = dict(positions)
-        self._ends.clear()
         self._consumer.assign([self._topic_partition(p, o) for p, o in positions.items()])
 
     def commit_start(self, positions: Mapping[InputPartition, int]) -> None:
@@ -277,9 +273,7 @@ class KafkaSource:
             key = (self._topics.topic(partition), partition.partition)
             end = self.health.stable_offsets.get(key)
             if end is not None:
-                # Read to its end: what lies between is control records and aborted ones.
-                is_at_end = self._ends.get(partition, -1) >= end
-                lag[partition] = 0 if is_at_end else max(end - position, 0)
+                lag[partition] = max(end - position, 0)
         return lag
 
     def _batch(self, messages: Sequence[Message]) -> InputBatch:
@@ -288,11 +282,10 @@ class KafkaSource:
         for message in messages:
             error = message.error()
             if error is not None:
-                self._note(error, message)
+                self._on_error(error)
                 continue
             record = to_record(message)
             partition = self._topics.partition(record.topic, record.partition)
-            self._ends.pop(partition, None)
             position = self._positions.get(partition)
             # Left over from before a rebalance or a rewind: not ours, or processed already.
             if position is None or record.offset < position:
@@ -300,13 +293,6 @@ class KafkaSource:
             records.append(record)
             stretches[partition] = Stretch(position, record.offset + 1)
         return InputBatch(records, stretches)
-
-    def _note(self, error: KafkaError, message: Message) -> None:
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        if error.code() != KafkaError._PARTITION_EOF:
-            self._on_error(error)
-        elif topic is not None and partition is not None and offset is not None:
-            self._ends[self._topics.partition(topic, partition)] = offset
 
     def _topic_partition(self, partition: InputPartition, offset: int) -> TopicPartition:
         return TopicPartition(self._topics.topic(partition), partition.partition, offset)
