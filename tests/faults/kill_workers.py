@@ -181,7 +181,7 @@ def _kill_now_and_then(
         progress += rng.uniform(0.1, 0.35) * (0.9 - progress)
         _await_progress(deployment, int(progress * events))
         time.sleep(rng.uniform(0.0, 0.05))  # a random instant of a batch, not a wait
-        slot = _slot_with_lag(deployment, parent, rng)
+        slot = _slot_with_lag(deployment, parent, rng, events)
         if slot is None:
             return
         owned = _assignment(deployment)
@@ -213,16 +213,18 @@ def _await_progress(deployment: Deployment, transactions: int) -> None:
 
 
 def _slot_with_lag(
-    deployment: Deployment, parent: WorkerProcess, rng: np.random.Generator
+    deployment: Deployment, parent: WorkerProcess, rng: np.random.Generator, events: int
 ) -> int | None:
-    """Choose a live worker whose partitions have something left to decide."""
+    """Choose a live worker with something left to decide; None once everything is decided."""
     found: list[int] = []
 
     def is_found() -> bool:
         committed, ends = deployment.committed(), deployment.ends()
         lags = {p: end - committed.get(p, 0) for p, end in ends.items()}
         if not sum(lags.values()):
-            return True
+            # The workers may have caught up with the feed for a moment.
+            topic = deployment.topics["transactions"]
+            return sum(o for (t, _), o in committed.items() if t == topic) >= events
         owned = _assignment(deployment)
         alive = _live_pids(parent)
         found.extend(s for s in SLOTS if s in alive and any(lags[p] for p in owned.get(s, ())))
