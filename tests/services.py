@@ -31,7 +31,7 @@ from fraudstream.local.stack import LocalStack, local_stack
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
-KAFKA_IMAGE = "apache/kafka:4.3.0"
+KAFKA_IMAGE = "apache/kafka:4.2.2"
 VALKEY_IMAGE = "valkey/valkey:9.1"
 CONTAINER_TIMEOUT_S = 120
 #: Room for the records that are too large for us, so that it is we who refuse them.

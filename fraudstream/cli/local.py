@@ -29,7 +29,7 @@ app = typer.Typer(
 _UP_HELP = """Start Kafka and Valkey, and leave them running in the background.
 
 \b
-Both are the real servers, Apache Kafka 4.3 and Valkey 9, on free ports of
+Both are the real servers, Apache Kafka 4.2 and Valkey 9, on free ports of
 127.0.0.1, with nothing to install. The first time downloads 45 MB; after
 that they are up in a few seconds. Topics are kept from one run to the next
 unless you say --fresh; Valkey always starts empty.

@@ -27,7 +27,7 @@ from jgo.maven import Artifact, MavenContext, PythonResolver
 from fraudstream.errors import LocalStackError
 from fraudstream.local.ready import Progress
 
-KAFKA_VERSION = "4.3.0"
+KAFKA_VERSION = "4.2.2"
 #: The broker logs through slf4j and brings nothing that leads from there to log4j, as its own
 #: distribution does; the second coordinate is that. The exclamation mark keeps log4j's own table
 #: of versions out: it would put an older Kafka client beside this broker.
