@@ -43,6 +43,9 @@ def pressed_keys(descriptor: int | None = None) -> Iterator[Keys]:
         yield keys
     finally:
         stop.set()
+        # Its number may be another file's as soon as the caller closes it.
+        if thread.ident is not None:
+            thread.join()
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
@@ -63,9 +66,9 @@ def _is_ours(fd: int) -> bool:
 
 def _listen(fd: int, keys: Keys, stop: threading.Event) -> None:
     while not stop.is_set():
-        if not select.select([fd], [], [], _LOOK_INTERVAL_S)[0]:
-            continue
         try:
+            if not select.select([fd], [], [], _LOOK_INTERVAL_S)[0]:
+                continue
             read = os.read(fd, 32)
         except OSError:
             return  # the terminal is gone
