@@ -241,6 +241,13 @@ def test_the_worst_texts_of_an_events_size_are_searched_in_no_time(text: str) ->
     assert time.process_time() - started_s < 2.0
 
 
+@pytest.mark.parametrize("raw", [b"\\" * 65_536, b"\\u" * 32_768, b"\0\\" * 32_768])
+def test_the_worst_bytes_of_an_events_size_are_searched_in_no_time(raw: bytes) -> None:
+    started_s = time.process_time()
+    bytes_hold_card_number(raw)
+    assert time.process_time() - started_s < 2.0
+
+
 @given(number=numbers(), key=st.binary(min_size=1, max_size=64))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_a_token_is_an_id_of_ours_and_shows_no_digits_of_the_number(
