@@ -371,18 +371,19 @@ def _flags(answers: ProfileAnswers | None, records: Sequence[Record]) -> list[tu
 def _add_profile_flags(flags: Sequence[list[Flag]], answers: ProfileAnswers) -> None:
     card = answers.series.get("card_tx")
     rows = len(flags)
-    too_late = np.zeros(rows, dtype=bool)
-    incomplete = np.zeros(rows, dtype=bool)
+    too_late, incomplete, duplicate = (np.zeros(rows, dtype=bool) for _ in range(3))
     for series in answers.series.values():
         too_late |= series.outcomes == Recording.TOO_LATE
         incomplete |= (series.counts < 0).any(axis=1)
+        # A copy that names another card is still one at the same terminal.
+        duplicate |= series.outcomes == Recording.DUPLICATE
     marks: list[tuple[NDArray[np.bool_], Flag]] = [
         (too_late, Flag.TOO_LATE),
         (incomplete & ~too_late, Flag.INCOMPLETE),
     ]
     if card is not None:
         marks.append((card.marks & Mark.LATE > 0, Flag.LATE))
-        marks.append((card.outcomes == Recording.DUPLICATE, Flag.DUPLICATE))
+    marks.append((duplicate, Flag.DUPLICATE))
     for mask, flag in marks:
         for row in np.flatnonzero(mask).tolist():
             flags[row].append(flag)
