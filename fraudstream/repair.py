@@ -16,13 +16,16 @@ import structlog
 
 from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
 from fraudstream.errors import ProfileLossError
+from fraudstream.event import Label
 from fraudstream.pipeline import InputBatch
-from fraudstream.profile import InputPartition, Located, ProfileBatch, Stretch
+from fraudstream.profile import InputPartition, ProfileBatch, Stretch
 
 _log = structlog.get_logger("repair")
 
 #: One slice: some 20 ms of work, so that a live event hardly waits for it.
 SLICE_RECORDS_MAX = 500
+#: So many payments at the start of a kept log say when it begins: a late one alone would not.
+FIRST_RECORDS = 32
 #: How long one turn may take.
 TURN_S = 0.05
 #: How long the last turn may take: every batch that comes in between opens the gaps of all its
@@ -157,7 +160,14 @@ class Repairer:
             raise
 
     def _raise_floor(self, partition: InputPartition, batch: ProfileBatch) -> None:
-        events: list[Located] = [*batch.transactions, *batch.labels]
-        if events:
-            self._store.raise_floor(min(located.event.event_time_ms for located in events))
+        """Say from when on profiles are whole again: from where the kept log begins in time.
+
+        Payments come a little out of order, so the latest of the first few counts. What labels
+        tell is as old as their report.
+        """
+        times_ms = [located.event.event_time_ms for located in batch.transactions[:FIRST_RECORDS]]
+        firsts = [located.event for located in batch.labels[:1]]
+        times_ms += [event.reported_at_ms for event in firsts if isinstance(event, Label)]
+        if times_ms:
+            self._store.raise_floor(max(times_ms))
             self._truncated.discard(partition)
