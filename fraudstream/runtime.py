@@ -187,6 +187,7 @@ class Worker:
         except UnavailableError as error:
             _log.warning("waiting", error=str(error))
             self._note_absence(error)
+            self._source.serve()
             self._wait()
         self._report_progress()
 
@@ -299,6 +300,7 @@ class Worker:
             except BrokerUnavailableError as error:
                 _log.warning("kafka_away", error=str(error))
                 self._note_absence(error)
+                self._source.serve()
                 self._report_progress()
                 self._wait()
                 continue
@@ -327,6 +329,8 @@ class Worker:
         if revoked:
             self._store.detach(revoked)
             self._is_settled = False
+            # Whoever reads them now finds out for itself what Kafka refuses.
+            self._refused.clear()
         if assigned is None:
             return
         try:

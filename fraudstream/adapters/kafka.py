@@ -8,14 +8,17 @@ error records, small batches of older clients) are told in
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from fraudstream.event import Record
 
 #: The Java clients' default, so that every producer puts a card on the same partition.
 PARTITIONER = "murmur2_random"
@@ -61,19 +64,57 @@ class GroupMembership:
 
 
 class Fences:
-    """Tells being fenced by mishap from being fenced by another live worker of the same name."""
+    """Tells being fenced by mishap from being fenced by another live worker of the same name.
 
-    _MAX = 3
+    Two workers of one name fence each other in turn. The one that came last is to give way, so it
+    bears less.
+
+    Parameters
+    ----------
+    clock
+        Seconds, from any start.
+    """
+
     _WINDOW_S = 60.0
+    _MAX_OF_NEWCOMER = 3
+    _MAX = 5
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began_at_s = clock()
         self._times_s: deque[float] = deque(maxlen=self._MAX)
 
     def are_too_many(self) -> bool:
-        """Note one more; say whether it is the third within a minute."""
-        now_s = time.monotonic()
+        """Note one more; say whether it is the fifth in a minute (the third, in its first one)."""
+        now_s = self._clock()
         self._times_s.append(now_s)
-        return len(self._times_s) == self._MAX and now_s - self._times_s[0] < self._WINDOW_S
+        is_newcomer = now_s - self._began_at_s < self._WINDOW_S
+        recent = sum(now_s - time_s < self._WINDOW_S for time_s in self._times_s)
+        return recent >= (self._MAX_OF_NEWCOMER if is_newcomer else self._MAX)
+
+
+class Throttle:
+    """Lets one of many like log lines through: the first at once, then one in ten seconds.
+
+    Parameters
+    ----------
+    clock
+        Seconds, from any start.
+    """
+
+    _INTERVAL_S = 10.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._logged_at_s: dict[str, float] = {}
+
+    def may_log(self, kind: str) -> bool:
+        """Say whether a line of this kind is due, and count it as logged if it is."""
+        now_s = self._clock()
+        is_due = now_s - self._logged_at_s.get(kind, -math.inf) >= self._INTERVAL_S
+        if is_due:
+            self._logged_at_s[kind] = now_s
+        return is_due
 
 
 def client_config(access: KafkaAccess, client_id: str) -> dict[str, Any]:
@@ -125,5 +166,55 @@ def error_of(exception: KafkaException) -> KafkaError:
 
 
 def kafka_logger() -> logging.Logger:
-    """Give the logger for the client library's own lines, which it would otherwise print."""
-    return logging.getLogger("fraudstream.kafka")
+    """Give the logger for the client library's own lines, which it would otherwise print.
+
+    When a broker goes, each connection of each client says so many times over; a line of each
+    kind is enough.
+    """
+    logger = logging.getLogger("fraudstream.kafka")
+    if not any(isinstance(known, _OneOfAKind) for known in logger.filters):
+        logger.addFilter(_OneOfAKind())
+    return logger
+
+
+class _OneOfAKind(logging.Filter):
+    """Throttles the client library's lines by the word that they begin with, as `FAIL`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._throttle = Throttle()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind, _, _ = record.getMessage().partition(" ")
+        return self._throttle.may_log(kind)
+
+
+def to_record(message: Message) -> Record:
+    """Take over a message of the client library."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    headers = _headers(message)
+    _, timestamp_ms = message.timestamp()
+    return Record(
+        topic,
+        partition,
+        offset,
+        timestamp_ms,
+        message.key(),
+        message.value(),
+        headers,
+    )
+
+
+def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
+    """Read a record's headers, or none of them: the client cannot read names that are no UTF-8.
+
+    They never decide what becomes of a record, so the record itself is read all the same.
+    """
+    try:
+        headers = message.headers()
+    except (SystemError, UnicodeDecodeError):
+        return ()
+    return tuple(headers) if headers else ()  # type: ignore[arg-type]

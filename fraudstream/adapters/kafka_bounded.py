@@ -1,7 +1,8 @@
 """Bounds a call of the client library that does not bound itself.
 
 ``send_offsets_to_transaction`` ignores its time-out when the group's coordinator goes away at the
-wrong moment (librdkafka issues 5456 and 5511, both open) and then never returns.
+wrong moment (librdkafka issues 5456 and 5511, both open) and then never returns. A synchronous
+``commit`` has no time-out at all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class BoundedCaller:
     """
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._outcomes: SimpleQueue[KafkaException | None] = SimpleQueue()
         threading.Thread(target=self._serve, name="kafka-call", daemon=True).start()
 
@@ -43,9 +44,12 @@ class BoundedCaller:
         if outcome is not None:
             raise outcome
 
+    def close(self) -> None:
+        """End the thread, as soon as the call it makes returns."""
+        self._calls.put(None)
+
     def _serve(self) -> None:
-        while True:
-            call = self._calls.get()
+        while (call := self._calls.get()) is not None:
             try:
                 call()
             except KafkaException as exception:

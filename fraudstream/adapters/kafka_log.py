@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from fraudstream.adapters.kafka import KafkaAccess, consumer_config, error_of, kafka_logger
-from fraudstream.adapters.kafka_source import to_record
+from fraudstream.adapters.kafka import (
+    KafkaAccess,
+    consumer_config,
+    error_of,
+    kafka_logger,
+    to_record,
+)
 from fraudstream.errors import BrokerUnavailableError
 from fraudstream.event import Record
 from fraudstream.pipeline import InputBatch, InputTopics

@@ -166,6 +166,7 @@ class KafkaPublisher:
             # It may never return. Nothing of it can be freed, so it is kept and forgotten.
             self._abandoned.append(producer)
             self._producer = None
+            self._bounded.close()
             self._bounded = BoundedCaller()
             self._on_rebuild()
             raise _MustRebuildError("sending offsets does not return") from None

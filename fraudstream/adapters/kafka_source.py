@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from confluent_kafka import (
@@ -25,10 +26,13 @@ from fraudstream.adapters.kafka import (
     Fences,
     GroupMembership,
     KafkaAccess,
+    Throttle,
     consumer_config,
     error_of,
     kafka_logger,
+    to_record,
 )
+from fraudstream.adapters.kafka_bounded import BoundedCaller
 from fraudstream.errors import BrokerUnavailableError, SlotTakenError
 from fraudstream.event import Record
 from fraudstream.pipeline import InputBatch, InputTopics
@@ -88,6 +92,7 @@ class KafkaSource:
         self.health = SourceHealth()
         self._access = access
         self._fenced = Fences()
+        self._errors = Throttle()
         self._abandoned: list[Consumer] = []
         self._consumer = self._make_consumer()
         # Asks about the group without being in it: a member that was fenced gets no answers.
@@ -110,6 +115,7 @@ class KafkaSource:
         """
         if not self._is_subscribed:
             self._subscribe()
+        self._serve_others()
         first = self._consumer.poll(timeout_s)
         messages = [] if first is None else [first]
         if first is not None and records_max > 1:
@@ -118,8 +124,23 @@ class KafkaSource:
             self._replace_consumer(self._fatal)
         return self._batch(messages)
 
+    def serve(self) -> None:
+        """Take in what the client reports while nothing can be published, or it would pile up.
+
+        A record that comes with it is read again.
+        """
+        self._serve_others()
+        if self._is_subscribed and self._consumer.poll(0) is not None:
+            self.rewind()
+
+    def _serve_others(self) -> None:
+        """Let the clients drop their reports that nobody else waits for."""
+        for consumer in (self._inquirer, *self._abandoned):
+            consumer.poll(0)
+
     def _make_consumer(self) -> Consumer:
         membership = self._membership
+        generation = len(self._abandoned)
         return Consumer(
             consumer_config(self._access, membership.group_id)
             | {
@@ -131,8 +152,8 @@ class KafkaSource:
                 # measured to abort no transaction and to stall for the shortest time.
                 "partition.assignment.strategy": "range",
                 "statistics.interval.ms": _STATISTICS_INTERVAL_MS,
-                "stats_cb": self._on_statistics,
-                "error_cb": self._on_error,
+                "stats_cb": partial(self._on_statistics, generation),
+                "error_cb": partial(self._on_error, generation),
                 "logger": kafka_logger(),
             }
         )
@@ -237,13 +258,23 @@ class KafkaSource:
             The group did not take them.
         """
         offsets = [self._topic_partition(p, o) for p, o in positions.items()]
+        committed: list[TopicPartition] = []
+        consumer, caller = self._consumer, BoundedCaller()
+
+        def commit() -> None:
+            committed.extend(consumer.commit(offsets=offsets, asynchronous=False) or ())
+
         try:
-            committed = self._consumer.commit(offsets=offsets, asynchronous=False)
+            caller(commit, _REQUEST_TIMEOUT_S)
+        except TimeoutError:
+            raise BrokerUnavailableError("the first commit does not return") from None
         except KafkaException as exception:
             raise BrokerUnavailableError(
                 f"the first commit failed: {error_of(exception).name()}"
             ) from exception
-        for found in committed or ():
+        finally:
+            caller.close()
+        for found in committed:
             if found.error is not None:
                 raise BrokerUnavailableError(f"the first commit failed: {found.error.name()}")
 
@@ -282,7 +313,7 @@ class KafkaSource:
         for message in messages:
             error = message.error()
             if error is not None:
-                self._on_error(error)
+                self._on_error(len(self._abandoned), error)
                 continue
             record = to_record(message)
             partition = self._topics.partition(record.topic, record.partition)
@@ -298,28 +329,38 @@ class KafkaSource:
         return TopicPartition(self._topics.topic(partition), partition.partition, offset)
 
     # Callbacks run inside poll(). They only write down what happened: an exception would be lost.
+    # What a consumer says that was given up is let go.
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         # Nothing is fetched until the loop knows where each partition starts.
         consumer.assign([])
         self._positions = {}
         self._assigned = [self._topics.partition(p.topic, p.partition) for p in partitions]
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         consumer.unassign()
         self._revoked |= {self._topics.partition(p.topic, p.partition) for p in partitions}
         self._positions = {}
         self._assigned = None
 
-    def _on_error(self, error: KafkaError) -> None:
-        _log.warning("kafka_error", code=error.name(), text=error.str())
+    def _on_error(self, generation: int, error: KafkaError) -> None:
+        if generation != len(self._abandoned):
+            return
+        if self._errors.may_log(error.name()):
+            _log.warning("kafka_error", code=error.name(), text=error.str())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.health.is_connected = False
         # An error that comes as a record is not marked as fatal, though its code says so.
         if error.fatal() or error.code() == KafkaError._FATAL:
             self._fatal = error
 
-    def _on_statistics(self, text: str) -> None:
+    def _on_statistics(self, generation: int, text: str) -> None:
+        if generation != len(self._abandoned):
+            return
         statistics = json.loads(text)
         brokers = statistics.get("brokers", {}).values()
         self.health.is_connected = any(broker.get("state") == "UP" for broker in brokers)
@@ -333,22 +374,3 @@ class KafkaSource:
             f"another live worker is {self._membership.instance_id} ({error.name()}): give each "
             "worker a slot of its own"
         )
-
-
-def to_record(message: Message) -> Record:
-    """Take over a message of the client library."""
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
-    headers = message.headers()
-    _, timestamp_ms = message.timestamp()
-    return Record(
-        topic,
-        partition,
-        offset,
-        timestamp_ms,
-        message.key(),
-        message.value(),
-        tuple(headers) if headers else (),  # type: ignore[arg-type]
-    )

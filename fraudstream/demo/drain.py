@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from fraudstream.adapters.kafka import KafkaAccess, consumer_config, kafka_logger
-from fraudstream.adapters.kafka_source import to_record
+from fraudstream.adapters.kafka import KafkaAccess, consumer_config, kafka_logger, to_record
 from fraudstream.errors import ServiceAwayError
 from fraudstream.event import Record
 

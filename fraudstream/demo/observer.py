@@ -7,8 +7,7 @@ import time
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
-from fraudstream.adapters.kafka import KafkaAccess, consumer_config, kafka_logger
-from fraudstream.adapters.kafka_source import to_record
+from fraudstream.adapters.kafka import KafkaAccess, consumer_config, kafka_logger, to_record
 from fraudstream.demo.live import Live
 from fraudstream.demo.plan import INPUTS, OUTPUTS, PARTITIONS
 

@@ -13,8 +13,13 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from fraudstream.adapters.kafka import KafkaAccess, consumer_config, error_of, kafka_logger
-from fraudstream.adapters.kafka_source import to_record
+from fraudstream.adapters.kafka import (
+    KafkaAccess,
+    consumer_config,
+    error_of,
+    kafka_logger,
+    to_record,
+)
 from fraudstream.errors import ServiceAwayError, UsageError
 from fraudstream.event import Record
 from fraudstream.replay.span import TimeSpan
