@@ -2,7 +2,8 @@
 
 The parent does nothing but watch. A worker that was killed or crashed is started again in its slot,
 after a pause that grows; one that stopped because a person has to change something is not:
-every other would stop the same way.
+every other would stop the same way. Where another worker has taken a slot, only that slot is given
+up.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class _Child:
     started_at_s: float = 0.0
     starts_at_s: float = 0.0
     backoff_s: float = 0.0
+    is_given_up: bool = False
 
 
 class Supervisor:
@@ -79,6 +81,8 @@ class Supervisor:
         """
         try:
             while not self._stopping.is_set():
+                if all(child.is_given_up for child in self._children):
+                    return ExitCode.SLOT_TAKEN
                 for child in self._children:
                     code = self._look_after(child)
                     if code is not None:
@@ -99,6 +103,8 @@ class Supervisor:
         }
 
     def _look_after(self, child: _Child) -> int | None:
+        if child.is_given_up:
+            return None
         if child.process is None:
             if time.monotonic() >= child.starts_at_s:
                 self._start(child)
@@ -108,6 +114,11 @@ class Supervisor:
             return None
         child.process = None
         _log.warning("worker_ended", slot=child.slot, exit_code=code)
+        if code == ExitCode.SLOT_TAKEN:
+            # Another worker decides this slot's share; ours would only fence it in turn.
+            child.is_given_up = True
+            _log.error("slot_given_up", slot=child.slot)
+            return None
         if code >= 0 and code not in _RESTARTED:
             return code
         lived_s = time.monotonic() - child.started_at_s

@@ -12,7 +12,7 @@ import typer
 
 from fraudstream.cli.config import ConfigFile
 from fraudstream.cli.stop import show_stop
-from fraudstream.errors import ExitCode, StopError
+from fraudstream.errors import ExitCode, StopError, UsageError
 
 
 def _end(code: ExitCode) -> NoReturn:
@@ -71,6 +71,8 @@ def run(
       curl localhost:9464/metrics         how much, how fast
       fraudstream export decisions --out decisions.parquet
     """
+    import structlog
+
     from fraudstream.logs import configure_logs
     from fraudstream.settings import load_settings
 
@@ -79,6 +81,11 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     if workers > 1:
+        if slot is not None or settings.worker_slot:
+            raise UsageError(
+                "--workers N runs the slots 0 to N-1: leave out --slot and worker_slot, or "
+                "start each worker by itself with a slot of its own"
+            )
         from fraudstream.supervisor import Supervisor
 
         configure_logs(log_level, process="supervisor")
@@ -100,4 +107,7 @@ def run(
         run_worker(settings, options, stopping)
     except StopError as error:
         _end(show_stop(error))
+    except Exception:  # noqa: BLE001 - a fault of ours must end the process as surely as a stop
+        structlog.get_logger("run").exception("crashed")
+        _end(ExitCode.INTERNAL)
     _end(ExitCode.OK)

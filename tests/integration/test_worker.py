@@ -168,6 +168,32 @@ def test_two_workers_in_one_slot_one_ends_and_nothing_is_doubled(make: Make) -> 
     assert_exactly_once(deployment, places)
 
 
+def test_a_slot_that_another_takes_does_not_stop_its_neighbour(make: Make) -> None:
+    deployment = make()
+    supervisor = deployment.start("--workers", "2").await_ready((0, 1))
+    places = deployment.publish(payment(n) for n in range(500))
+    other = deployment.start("--slot", "0", METRICS__PORT=deployment.port + 5)
+    wait_for(
+        lambda: other.exit_code is not None or "slot_given_up" in supervisor.text(),
+        "one of the two to give slot 0 up",
+    )
+    places += deployment.publish(payment(n) for n in range(500, 1_000))
+    deployment.await_done()
+    assert supervisor.exit_code is None
+    assert supervisor.get("/healthz", 1)[0] == 200
+    assert supervisor.stop() == ExitCode.OK
+    if other.exit_code is None:
+        assert other.stop() == ExitCode.OK
+    assert_exactly_once(deployment, places)
+
+
+def test_slots_are_given_to_single_workers_only(make: Make) -> None:
+    for options, settings in ((["--slot", "3"], {}), ([], {"WORKER_SLOT": 3})):
+        worker = make().start("--workers", "2", *options, **settings)
+        assert worker.wait() == ExitCode.USAGE
+        assert "--workers" in worker.text()
+
+
 def _ended(deployment: Deployment) -> list[WorkerProcess]:
     return [worker for worker in deployment.workers if worker.exit_code is not None]
 
