@@ -71,8 +71,6 @@ def run(
       curl localhost:9464/metrics         how much, how fast
       fraudstream export decisions --out decisions.parquet
     """
-    import structlog
-
     from fraudstream.logs import configure_logs
     from fraudstream.settings import load_settings
 
@@ -107,7 +105,4 @@ def run(
         run_worker(settings, options, stopping)
     except StopError as error:
         _end(show_stop(error))
-    except Exception:  # noqa: BLE001 - a fault of ours must end the process as surely as a stop
-        structlog.get_logger("run").exception("crashed")
-        _end(ExitCode.INTERNAL)
     _end(ExitCode.OK)
