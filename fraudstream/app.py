@@ -19,6 +19,7 @@ from fraudstream.adapters.kafka import GroupMembership, KafkaAccess
 from fraudstream.adapters.kafka_log import KafkaLog
 from fraudstream.adapters.kafka_publisher import KafkaPublisher
 from fraudstream.adapters.kafka_source import KafkaSource
+from fraudstream.adapters.kafka_trial import fault_of_properties
 from fraudstream.adapters.profiles import BucketedProfileStore
 from fraudstream.adapters.valkey import ValkeyBackend, ValkeyLimits
 from fraudstream.alert import Encoder, ModelIdentity, OutputTopics
@@ -218,8 +219,18 @@ def input_topics(settings: Settings) -> InputTopics:
 
 
 def kafka_access(settings: Settings) -> KafkaAccess:
-    """Say how to reach Kafka."""
-    return KafkaAccess(settings.kafka.bootstrap_servers, dict(settings.kafka.properties))
+    """Say how to reach Kafka, by properties that the client library was seen to take.
+
+    Raises
+    ------
+    SettingsError
+        It refuses one of ``kafka.properties``; names the property, never its value.
+    """
+    properties = dict(settings.kafka.properties)
+    fault = fault_of_properties(properties)
+    if fault is not None:
+        raise SettingsError(f"kafka.properties: {fault}")
+    return KafkaAccess(settings.kafka.bootstrap_servers, properties)
 
 
 def _dead_letter_limits(settings: Settings) -> DeadLetterLimits:

@@ -154,6 +154,10 @@ def hash_line(manifest: bytes) -> bytes:
 
 
 def _load(path: Path) -> Bundle:
+    if path.is_file():
+        raise BundleError(
+            "this is a file, and a bundle is a folder: give the one that holds manifest.json"
+        )
     if not path.is_dir():
         raise BundleError(
             "there is no such folder: give the one that holds manifest.json, or make one with "

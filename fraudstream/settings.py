@@ -10,11 +10,13 @@ Only ``app`` and ``cli`` read this class; everything else gets small frozen obje
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import yaml
 from pydantic import (
@@ -24,6 +26,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -40,6 +43,14 @@ _FOREIGN_NAMES = re.compile(
 )
 _SECRET_PROPERTY = re.compile(r"password|secret|jaas|token|\.key\b|key\.pem", re.IGNORECASE)
 _HIDDEN = "********"
+#: What may stand behind the ? of valkey.url; with ``rediss://`` the second, too.
+_VALKEY_OPTIONS = frozenset({"db", "username", "password"})
+_VALKEY_TLS_OPTIONS = frozenset(
+    {
+        *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile"),
+        *("ssl_check_hostname", "ssl_keyfile", "ssl_password"),
+    }
+)
 
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -56,7 +67,8 @@ class KafkaSettings(_Section):
 
     bootstrap_servers: str = Field(default="localhost:9092", min_length=1)
     group_id: str = Field(default="fraudstream", pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    session_timeout_ms: int = Field(default=10_000, ge=1_000, le=300_000)
+    #: At most what the workers' max.poll.interval.ms is: the client refuses more.
+    session_timeout_ms: int = Field(default=10_000, ge=1_000, le=120_000)
     #: Passed to every client as it is: security.protocol, sasl.*, ssl.*
     properties: dict[str, str] = Field(default_factory=dict)
 
@@ -68,6 +80,13 @@ class ValkeySettings(_Section):
     deadline_ms: int = Field(default=50, ge=1, le=60_000)
     #: ``wait`` never decides without profiles: for replays and tests that must be exact.
     on_deadline: Literal["degrade", "wait"] = "degrade"
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, url: SecretStr) -> SecretStr:
+        if fault := _valkey_url_fault(url.get_secret_value()):
+            raise ValueError(fault)
+        return url
 
 
 class TopicsSettings(_Section):
@@ -226,7 +245,7 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = 
     except ValidationError as error:
         raise SettingsError("; ".join(_sentences(error))) from None
     except ValueError as error:  # an environment value that should be JSON and is not
-        raise SettingsError(str(error)) from None
+        raise SettingsError("; ".join(_not_json(os.environ)) or str(error)) from None
 
 
 def known_names() -> Iterator[str]:
@@ -253,6 +272,63 @@ def _refuse_strangers(names: Iterable[str]) -> None:
             f"the environment variable {name} is no setting of ours; "
             "`fraudstream config show` lists them all"
         )
+
+
+def _not_json(environ: Mapping[str, str]) -> Iterator[str]:
+    """Say which variables that stand for several names and values are no JSON."""
+    for section_name, section in Settings.model_fields.items():
+        for name, field in getattr(section.annotation, "model_fields", {}).items():
+            variable = f"{PREFIX}{section_name}__{name}".upper()
+            values = [v for n, v in environ.items() if n.upper() == variable]
+            if get_origin(field.annotation) is dict and values and not _is_json(values[-1]):
+                yield (
+                    f"{section_name}.{name}: the environment variable {variable} must be a JSON "
+                    """object, as '{"security.protocol": "SASL_SSL"}'"""
+                )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _valkey_url_fault(url: str) -> str | None:
+    """Say what is wrong with an address, in words that hold nothing of it."""
+    scheme, separator, _ = url.partition("://")
+    if scheme not in {"redis", "rediss", "unix"} or not separator:
+        return "begin it with redis://, rediss:// or unix://, as redis://localhost:6379/0"
+    try:
+        parts = urlsplit(url)
+        is_port_good = scheme == "unix" or parts.port != 0
+    except ValueError:
+        is_port_good = False
+    fault: str | None = None
+    if not is_port_good:
+        fault = "its port must be a number from 1 to 65535"
+    elif parts.fragment:
+        fault = "it must not hold a #"
+    elif scheme == "unix" and not parts.path:
+        return "name the socket's file, as unix:///run/valkey.sock"
+    else:
+        fault = _valkey_options_fault(parts)
+    # What is wrong may be a password that was cut in two.
+    return fault and f"{fault}; in a user or password, write / as %2F, ? as %3F and # as %23"
+
+
+def _valkey_options_fault(parts: SplitResult) -> str | None:
+    options = parse_qs(parts.query, keep_blank_values=True)
+    databases = options.get("db", ["0"])
+    if parts.scheme != "unix":
+        databases.append(parts.path[1:] or "0")
+    if not all(re.fullmatch(r"[0-9]+", database) for database in databases):
+        return "its database must be a number, as in redis://localhost:6379/0"
+    known = _VALKEY_OPTIONS | (_VALKEY_TLS_OPTIONS if parts.scheme == "rediss" else set())
+    if not options.keys() <= known:
+        return f"behind its ? there can be only {', '.join(sorted(known))}"
+    return None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -6,7 +6,9 @@ runs, so that ``--help`` is quick and works without the extras that a command ne
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 
 import typer
 
@@ -16,7 +18,7 @@ from fraudstream.cli.config import app as config_app
 from fraudstream.cli.demo import demo
 from fraudstream.cli.run import run
 from fraudstream.cli.stop import show_stop
-from fraudstream.errors import StopError, UsageError
+from fraudstream.errors import ExitCode, StopError, UsageError
 
 app = typer.Typer(
     name="fraudstream",
@@ -74,5 +76,25 @@ def main() -> None:
     except ModuleNotFoundError as error:
         needs = f"this command needs {error.name}: pip install 'fraudstream[all]'"
         sys.exit(int(show_stop(UsageError(needs))))
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        reason = error.strerror or "closed"
+        show_stop(StopError(f"the output cannot be written ({reason}): send it elsewhere"))
+        _drop_unwritten_output()
+        sys.exit(int(ExitCode.INTERNAL))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Tell whether it was printing itself that failed: any other such error is a bug."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_code is typer.echo.__code__
+
+
+def _drop_unwritten_output() -> None:
+    """Keep Python from trying once more at its end, with a code and words of its own."""
+    nowhere_fd = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere_fd, sys.stdout.fileno())
+    os.close(nowhere_fd)

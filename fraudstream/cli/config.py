@@ -51,13 +51,14 @@ def check(config: ConfigFile = None) -> None:
     Example:
       fraudstream config check --config configs/fraudstream.yaml
     """
-    from fraudstream.app import check_retention, event_rules
+    from fraudstream.app import check_retention, event_rules, kafka_access
     from fraudstream.bundle import load_bundle
     from fraudstream.errors import ServiceAwayError
     from fraudstream.settings import load_settings
 
     settings = load_settings(config)
     event_rules(settings)
+    kafka_access(settings)
     bundle = load_bundle(settings.model.bundle)
     typer.echo(f"settings and bundle are valid: {bundle.name} {bundle.version}")
     try:

@@ -109,9 +109,11 @@ def down(state_dir: StateDir = _DEFAULT_STATE_DIR) -> None:
     from fraudstream.local.folder import StateFolder
     from fraudstream.local.status import stop_from_outside
 
+    folder = StateFolder(state_dir.resolve())
     with _progress() as progress:
-        progress("stopping Kafka and Valkey")
-        was_running = stop_from_outside(StateFolder(state_dir.resolve()))
+        if folder.is_taken():
+            progress("stopping Kafka and Valkey")
+        was_running = stop_from_outside(folder)
     typer.echo("stopped" if was_running else f"nothing runs in {state_dir}", err=True)
 
 

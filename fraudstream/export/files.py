@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,10 +47,12 @@ def require_suffix(file: Path) -> None:
     Raises
     ------
     UsageError
-        An unknown suffix.
+        An unknown suffix, or the name of a folder.
     """
     if file.suffix not in _WRITERS:
         raise UsageError(f"--out {file}: the name must end in {', '.join(_WRITERS)}")
+    if file.is_dir():
+        raise UsageError(f"--out {file} is a folder: give the name of a file, perhaps one in it")
 
 
 def write_file(
@@ -54,7 +60,8 @@ def write_file(
 ) -> ExportSummary:
     """Write records to a file.
 
-    Until it is whole it has another name: an export that breaks off leaves what was there.
+    Until it is whole it has another name: an export that breaks off, by SIGTERM too, leaves what
+    was there and nothing else.
 
     Parameters
     ----------
@@ -68,43 +75,64 @@ def write_file(
     Raises
     ------
     UsageError
-        An unknown suffix, or a place that cannot be written to.
+        An unknown suffix, a place that cannot be written to, or a full disk.
     """
     require_suffix(file)
     started_s = time.monotonic()
     unfinished = file.with_name(f".{file.name}.unfinished")
-    try:
+    with _told(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished.touch()
-    except OSError as error:
-        raise UsageError(f"--out {file}: cannot be written ({error.strerror})") from error
-    try:
-        records, columns = _write(slices, kind, unfinished, _WRITERS[file.suffix])
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with _ended_by_exception():
+        try:
+            records, columns = _write(slices, kind, file, unfinished)
+            with _told(file):
+                unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return ExportSummary(topic, file, records, columns, time.monotonic() - started_s)
 
 
 def _write(
-    slices: Iterator[Sequence[Record]],
-    kind: TopicKind,
-    file: Path,
-    open_writer: Callable[[Path, pa.Schema], _Writer],
+    slices: Iterator[Sequence[Record]], kind: TopicKind, file: Path, unfinished: Path
 ) -> tuple[int, int]:
     """Write all slices; give the number of rows and of columns."""
     part: Sequence[Record] | None = next(slices, [])
     table = Table(kind, part or [])
-    writer = open_writer(file, table.schema)
     records = 0
-    try:
-        while part is not None:
-            writer.write(table.columns(part))
-            records += len(part)
-            part = next(slices, None)
-    finally:
-        writer.close()
+    with _told(file):
+        writer = _WRITERS[file.suffix](unfinished, table.schema)
+        try:
+            while part is not None:
+                writer.write(table.columns(part))
+                records += len(part)
+                part = next(slices, None)
+        finally:
+            writer.close()
     return records, len(table.schema)
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Turn what the file system refuses, at whatever moment, into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"--out {file}: cannot be written ({reason})") from error
+
+
+@contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """Let SIGTERM raise instead of ending the process at once: something is to be removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what becomes of a signal
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _arrow(columns: Columns, schema: pa.Schema) -> pa.Table:

@@ -13,6 +13,8 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -111,12 +113,14 @@ class StateFolder:
         Raises
         ------
         LocalStackError
-            Another stack has it.
+            Another stack has it, or it cannot be made or written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock_fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with self.blamed():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock_fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if wait_until(lambda: _try_flock(lock_fd, fcntl.LOCK_EX), LOCK_TIMEOUT_S):
-            self.name_holder(os.getpid())
+            with self.blamed():
+                self.name_holder(os.getpid())
             return lock_fd
         holder = os.pread(lock_fd, 32, 0).decode() or "unknown"
         os.close(lock_fd)
@@ -144,9 +148,15 @@ class StateFolder:
         -------
         is_taken
             Whether the folder is locked.
+
+        Raises
+        ------
+        LocalStackError
+            It is no folder, or may not be looked at.
         """
         try:
-            lock_fd = os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
+            with self.blamed(FileNotFoundError):
+                lock_fd = os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -173,11 +183,20 @@ class StateFolder:
         -------
         record
             None if nothing ever came up in this folder.
+
+        Raises
+        ------
+        LocalStackError
+            It is no folder, or what is written there cannot be read.
         """
         try:
-            return StackRecord(**json.loads(self._record_path.read_text(encoding="utf-8")))
+            with self.blamed(FileNotFoundError):
+                return StackRecord(**json.loads(self._record_path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
+        except (TypeError, ValueError) as error:
+            message = f"{self._record_path} is damaged: delete it, then `fraudstream local up`"
+            raise LocalStackError(message) from error
 
     def forget_record(self) -> None:
         """Forget what ran here last: its process ids say nothing about what is starting."""
@@ -190,6 +209,34 @@ class StateFolder:
         for name in ("kafka", "valkey", "guard"):
             self.log(name).unlink(missing_ok=True)
         self.forget_record()
+
+    @contextmanager
+    def blamed(self, *others: type[OSError]) -> Iterator[None]:
+        """Turn what the file system refuses into a sentence about this folder.
+
+        Parameters
+        ----------
+        others
+            Errors that the caller understands; they pass.
+
+        Raises
+        ------
+        LocalStackError
+            It is no folder, may not be written to, or the disk is full.
+        """
+        try:
+            yield
+        except OSError as error:
+            # A server's silence is no folder's fault.
+            if isinstance(error, (*others, ConnectionError, TimeoutError)):
+                raise
+            is_file = self.path.exists() and not self.path.is_dir()
+            reason = "it is a file, not a folder" if is_file else error.strerror or str(error)
+            message = (
+                f"{self.path} cannot be the local stack's folder ({reason}): give another one with "
+                "--state-dir, or look at its rights"
+            )
+            raise LocalStackError(message) from error
 
     @property
     def _lock_path(self) -> Path:

@@ -264,7 +264,8 @@ def local_stack(
     Raises
     ------
     LocalStackError
-        Another stack has ``state_dir``, Kafka cannot be downloaded, or a server did not start.
+        Another stack has ``state_dir``, it cannot be written to, Kafka cannot be downloaded, or a
+        server did not start.
 
     Examples
     --------
@@ -321,12 +322,13 @@ def _start(
     folder = StateFolder((state_dir or Path(tempfile.mkdtemp(prefix="fraudstream-"))).resolve())
     lock_fd = folder.lock()
     try:
-        if fresh:
-            folder.clear()
-        leash = Leash(folder, lock_fd, is_temporary=is_temporary)
+        with folder.blamed():
+            if fresh:
+                folder.clear()
+            leash = Leash(folder, lock_fd, is_temporary=is_temporary)
     finally:
         os.close(lock_fd)  # guard and servers hold their own copies
-    with ExitStack() as on_failure:
+    with folder.blamed(), ExitStack() as on_failure:
         on_failure.callback(leash.stop, 0.0, is_kept=True)
         stack = LocalStack(folder, leash, runtime, is_temporary=is_temporary)
         stack.bring_up(kafka_properties, progress)

@@ -63,7 +63,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_a_file_instead_of_a_folder(folder: Path) -> None:
-    assert "there is no such folder" in refusal(folder / "model.ubj")
+    assert "this is a file, and a bundle is a folder" in refusal(folder / "model.ubj")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from fraudstream.adapters.valkey import ValkeyLimits, connect
 from fraudstream.errors import ExitCode, SettingsError
 from fraudstream.settings import PREFIX, Settings, known_names, load_settings
 
@@ -197,6 +198,7 @@ def test_every_setting_can_be_given_by_the_name_that_is_listed_for_it(
         ("kafka: {bootstrap_servers: ''}", "kafka.bootstrap_servers"),
         ("kafka: {group_id: 'two words'}", "kafka.group_id"),
         ("kafka: {session_timeout_ms: 10}", "kafka.session_timeout_ms"),
+        ("kafka: {session_timeout_ms: 120001}", "kafka.session_timeout_ms"),
         ("valkey: {deadline_ms: 0}", "valkey.deadline_ms"),
         ("valkey: {on_deadline: ignore}", "valkey.on_deadline"),
         ("topics: {transactions: 'a/b'}", "topics.transactions"),
@@ -301,6 +303,7 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     [
         ("FRAUDSTREAM_KAFKA__PROPERTIES", "{not json"),
         ("FRAUDSTREAM_KAFKA__PROPERTIES", '["a"]'),
+        ("FRAUDSTREAM_KAFKA__PROPERTIES", CANARY),
         ("FRAUDSTREAM_METRICS__PORT", "http"),
         ("FRAUDSTREAM_POLICY__REVIEW_THRESHOLD", "nan"),
         ("FRAUDSTREAM_PROFILES__KNOWN_FROM", "yesterday"),
@@ -313,6 +316,70 @@ def test_a_value_in_the_environment_that_will_not_do_is_one_sentence(
     assert name.removeprefix(PREFIX).partition("__")[0].lower() in refusal()
 
 
+@pytest.mark.parametrize("name", ["FRAUDSTREAM_KAFKA__PROPERTIES", "fraudstream_kafka__properties"])
+def test_the_variable_that_is_no_json_is_named_with_an_example(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, f"sasl.password={CANARY}")
+    monkeypatch.setenv("FRAUDSTREAM_KAFKA__GROUP_ID", "not JSON either, and need not be")
+    assert refusal() == (
+        "kafka.properties: the environment variable FRAUDSTREAM_KAFKA__PROPERTIES must be a JSON "
+        """object, as '{"security.protocol": "SASL_SSL"}'"""
+    )
+
+
+VALKEY_FAULTS = [
+    (f"redis://{CANARY}:{CANARY}@h:notaport/0", "port"),
+    (f"redis://u:{CANARY}@h:0", "port"),
+    (f"redis://u:{CANARY}@h:65536", "port"),
+    (f"redis://u:{CANARY}@[::1:6379/0", "port"),
+    (f"redis://u:{CANARY}/slash@h", "%2F"),
+    (f"redis://u:{CANARY}#hash@h", "%23"),
+    (f"redis://u:6379#{CANARY}@h", "%23"),
+    (f"redis://u:6379?{CANARY}@h", "%3F"),
+    (f"http://u:{CANARY}@h:1/0", "redis://, rediss:// or unix://"),
+    (f"u:{CANARY}@h:6379", "redis://, rediss:// or unix://"),
+    ("redis", "redis://, rediss:// or unix://"),
+    ("", "redis://, rediss:// or unix://"),
+    (f"redis://u:{CANARY}@h:1/abc", "database"),
+    (f"redis://u:{CANARY}@h:1/1/2", "database"),
+    (f"redis://u:{CANARY}@h:1/-1", "database"),
+    (f"redis://u:{CANARY}@h?db=abc", "database"),
+    ("unix:///run/valkey.sock?db=abc", "database"),
+    ("unix://?db=1", "socket"),
+    (f"redis://h:1/0?{CANARY}=1", "db, password, username"),
+    ("redis://h:1/0?ssl_ca_certs=ca.pem", "db, password, username"),
+    (f"rediss://h:1/0?socket_timeout={CANARY}", "ssl_ca_certs"),
+]
+
+
+@pytest.mark.parametrize(("url", "words"), VALKEY_FAULTS)
+def test_an_address_of_valkey_that_cannot_be_used_is_refused(
+    url: str, words: str, file: Path
+) -> None:
+    file.write_text(json.dumps({"valkey": {"url": url}}))
+    sentence = refusal(file)
+    assert sentence.startswith("valkey.url: ")
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://h:6379/",
+        "redis://[::1]:6379/15",
+        "redis://:p%2Fw%23@h:1/0",
+        "unix:///run/valkey.sock",
+        "rediss://h:65535/2?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
+    ],
+)
+def test_an_address_that_is_taken_is_one_that_the_client_takes(url: str, file: Path) -> None:
+    file.write_text(json.dumps({"valkey": {"url": url}}))
+    assert load_settings(file).valkey.url.get_secret_value() == url
+    connect(url, ValkeyLimits()).connection_pool.make_connection()
+
+
 # ------------------------------------------------------------------ secrets
 
 
@@ -321,7 +388,6 @@ URLS = [
     f"redis://:{CANARY}@host",
     f"rediss://user:with:colons:{CANARY}@host",
     f"redis://user:p@{CANARY}@host",
-    f"redis://user:{CANARY}/slash@host",
     f"unix://user:{CANARY}@/run/valkey.sock?db=1",
     f"redis://host:6379/0?password={CANARY}",
     f"redis://host:6379/0?db=1&password={CANARY}&username=u",
