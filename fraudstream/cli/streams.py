@@ -103,15 +103,24 @@ def replay(
     ] = None,
     labels_after: Annotated[
         str | None,
-        typer.Option(metavar="7d", help="Report each fraud so long after its payment."),
+        typer.Option(
+            metavar="7d",
+            help="Report each fraud so long after its payment; also those before --from, if due.",
+        ),
     ] = None,
     mapping: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What the file's columns mean (YAML).")
     ] = None,
     max_ahead: Annotated[
         int,
-        typer.Option(min=0, help="Records sent and not committed, at most; 0 is without limit."),
+        typer.Option(min=0, help="Records sent and not committed, at most; 0 waits for nobody."),
     ] = 20_000,
+    max_ahead_time: Annotated[
+        str,
+        typer.Option(
+            metavar="1d", help="Event time sent and not committed, at most; 0 is without limit."
+        ),
+    ] = "1d",
     run_id: Annotated[
         str | None, typer.Option(help="Name of this run, in each record's headers.")
     ] = None,
@@ -127,7 +136,14 @@ def replay(
     \b
     Unless --max-ahead is 0 it stays near what the workers have committed, and
     around each label it waits for them, so that even at full speed every
-    decision knows the labels of its time and no later ones.
+    decision knows the labels of its time and no later ones. Partitions are
+    read at their own pace: without --max-ahead-time, those of a small file
+    drift months apart, and decisions are flagged incomplete or too_late.
+    \b
+    Replayed again into empty profiles, the same payments are decided, with
+    the same labels and the same past of each card. Terminals are shared by
+    partitions: payments of other cards that are close in time may be counted
+    once and not the next time, so a score may differ a little.
     \b
     Examples:
       fraudstream replay payments.parquet --speed 60x --labels-after 7d
@@ -151,10 +167,11 @@ def replay(
     delay_ms = None if labels_after is None else parse_duration(labels_after, "--labels-after")
     name = _checked_run_id(run_id)
     form = _row_form(settings, mapping)
-    payments = PaymentFile(source, form, span, needs_truth=delay_ms is not None)
+    payments = PaymentFile(source, form, span, labels_after_ms=delay_ms)
     _note_irregularities(payments)
     stream = LabelledStream(payments, delay_ms, form.framing)
-    hold_back = HoldBack(settings.kafka.group_id, max_ahead) if max_ahead else None
+    ahead_ms = 0 if max_ahead_time == "0" else parse_duration(max_ahead_time, "--max-ahead-time")
+    hold_back = HoldBack(settings.kafka.group_id, max_ahead, ahead_ms) if max_ahead else None
     _quiet_client()
     with _stop_on_signals() as stop, replay_progress(payments, pace) as on_progress:
         replayer = Replayer(
@@ -291,7 +308,8 @@ def _show_replay(summary: ReplaySummary, labels_unsent: int, *, as_json: bool) -
     )
     if not summary.is_complete:
         lost = f", {summary.undelivered:,} records undelivered" if summary.undelivered else ""
-        typer.echo(f"stopped before the end{lost}; the rest: --from {last}")
+        rest = f"; the rest: the same command with --from {last}" if last else ""
+        typer.echo(f"stopped before the end{lost}{rest}")
     if labels_unsent:
         typer.echo(f"{labels_unsent:,} labels were not sent: they were reported after the end")
 

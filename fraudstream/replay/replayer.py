@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fraudstream.adapters.kafka import KafkaAccess
 from fraudstream.errors import BrokerUnavailableError, ServiceAwayError
 from fraudstream.pipeline import InputTopics
+from fraudstream.profile import DAY_MS
 from fraudstream.replay.backlog import Backlog, GroupWatch, Patience
 from fraudstream.replay.sending import Sender
 from fraudstream.replay.speed import Speed
 from fraudstream.replay.stream import ReplayEvent
 
 AHEAD_RECORDS_MAX = 20_000
+#: As late as an event may come to its profiles and still find every window whole.
+AHEAD_TIME_MAX_MS = DAY_MS
 
 #: A worker that was started together with the replay is not in its group at once.
 _FIRST_MEMBER_TIMEOUT_S = 5.0
@@ -96,13 +101,19 @@ class HoldBack:
         Whose committed offsets count.
     ahead_records_max
         At most so many records are sent and not committed.
+    ahead_time_max_ms
+        No event is sent that is later by more than that than one which is not committed; 0 is
+        without limit. Partitions are read at their own pace: some thousand records of a small
+        file are months, and profiles would see the months in any order.
     """
 
     group_id: str
     ahead_records_max: int = AHEAD_RECORDS_MAX
+    ahead_time_max_ms: int = AHEAD_TIME_MAX_MS
 
     def __post_init__(self) -> None:
         assert self.ahead_records_max > 0
+        assert self.ahead_time_max_ms >= 0
 
 
 def _tell_nobody(_: Progress) -> None:
@@ -168,6 +179,7 @@ class Replayer:
         self._on_progress = surroundings.on_progress
         self._watch = GroupWatch(access, hold_back.group_id) if hold_back else None
         self._ahead_max = hold_back.ahead_records_max if hold_back else 0
+        self._ahead_ms = (hold_back and hold_back.ahead_time_max_ms) or math.inf
         self._transactions = self._labels = 0
         self._first_ms: int | None = None
         self._last_ms: int | None = None
@@ -194,8 +206,10 @@ class Replayer:
             Kafka refuses a record.
         """
         linger_ms = 0.0 if speed.is_paced else _FULL_SPEED_LINGER_MS
-        self._sender = Sender(self._access, self._topics, self._run_id, linger_ms=linger_ms)
-        self._backlog = self._sender.backlog
+        self._backlog = Backlog(is_watched=self._watch is not None)
+        self._sender = Sender(
+            self._access, self._topics, self._run_id, self._backlog, linger_ms=linger_ms
+        )
         try:
             self._sender.require_topics()
             if self._watch is not None:
@@ -257,28 +271,32 @@ class Replayer:
         # A label stands alone: between everything before it and everything after it.
         is_barrier = event.is_label or self._is_after_label
         records_max = 0 if is_barrier else self._ahead_max - 1
-        if self._backlog.records <= records_max:
+        if self._is_within(records_max, event.time_ms):
             return
+        # Other than a label or a stretch of time, records that are merely many are in no hurry.
+        is_urgent = is_barrier or self._backlog.records <= records_max
+        least_s = _ASK_INTERVAL_MIN_S if is_urgent else _ASK_INTERVAL_MAX_S
         patience = Patience(watch)
         since_s = time.monotonic()
         while not self._stop.is_set():
             self._sender.deliver(_NAP_S)
-            if self._is_within(records_max, watch):
+            self._ask(watch)
+            if self._is_within(records_max, event.time_ms):
                 return
             now_s = time.monotonic()
             self._tell_at(now_s, is_held=True)
-            patience.check()
-            # Other than a label, records that are merely many are in no hurry.
-            least_s = _ASK_INTERVAL_MIN_S if is_barrier else _ASK_INTERVAL_MAX_S
+            patience.check(event.time_ms)
             interval_s = max(least_s, (now_s - since_s) * _ASK_INTERVAL_SHARE)
             self._stop.wait(min(interval_s, _ASK_INTERVAL_MAX_S))
 
-    def _is_within(self, records_max: int, watch: GroupWatch) -> bool:
-        try:
+    def _is_within(self, records_max: int, time_ms: int) -> bool:
+        backlog = self._backlog
+        return backlog.records <= records_max and backlog.span_ms(time_ms) <= self._ahead_ms
+
+    def _ask(self, watch: GroupWatch) -> None:
+        """Have the group's offsets written down; without an answer, patience sets the limit."""
+        with suppress(BrokerUnavailableError):
             self._backlog.note_committed(watch.committed(self._backlog.partitions))
-        except BrokerUnavailableError:
-            return False  # it is patience that sets the limit
-        return self._backlog.records <= records_max
 
     def _deliver(self) -> None:
         """Wait for what Kafka has not taken yet: each record has its own time-out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -35,19 +36,22 @@ class Sender:
         The topics of transactions and labels.
     run_id
         Goes into every record, as the header ``fs_replay_run``.
+    backlog
+        The books that it keeps: what was sent, and what became of it.
     linger_ms
         How long a record may wait for others to be sent with it. `deliver` does not wait for that.
-
-    Attributes
-    ----------
-    backlog
-        What was sent, and what became of it.
     """
 
     def __init__(
-        self, access: KafkaAccess, topics: InputTopics, run_id: str, *, linger_ms: float = 0.0
+        self,
+        access: KafkaAccess,
+        topics: InputTopics,
+        run_id: str,
+        backlog: Backlog,
+        *,
+        linger_ms: float = 0.0,
     ) -> None:
-        self.backlog = Backlog()
+        self.backlog = backlog
         self._topics = topics
         self._headers: list[tuple[str, str | bytes | None]] = [(RUN_HEADER, run_id.encode())]
         self._failure: KafkaError | None = None
@@ -57,7 +61,8 @@ class Sender:
             "linger.ms": linger_ms,
             "logger": kafka_logger(),
         }
-        self._producer = Producer(config | {"on_delivery": self._on_delivery})
+        # A report of its own for each record takes a quarter of the highest rate.
+        self._producer = Producer(config | {"on_delivery": partial(self._on_delivery, 0)})
 
     def require_topics(self) -> None:
         """Refuse to begin where there is nothing to publish to.
@@ -91,10 +96,13 @@ class Sender:
             Kafka did not take an earlier record, or refuses this one.
         """
         topic = self._topics.labels if event.is_label else self._topics.transactions
+        report = partial(self._on_delivery, event.time_ms) if self.backlog.is_watched else None
         while True:
             self._raise_failure()
             try:
-                self._producer.produce(topic, event.value, event.key, headers=self._headers)
+                self._producer.produce(
+                    topic, event.value, event.key, headers=self._headers, on_delivery=report
+                )
             except BufferError:
                 self._producer.poll(_WAIT_S)
                 if stop.is_set():
@@ -102,7 +110,7 @@ class Sender:
             except KafkaException as exception:
                 raise _refusal(error_of(exception)) from exception
             else:
-                self.backlog.note_sent()
+                self.backlog.note_sent(event.time_ms)
                 return True
 
     def take_reports(self) -> None:
@@ -136,14 +144,14 @@ class Sender:
         if self._failure is not None:
             raise _refusal(self._failure)
 
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, time_ms: int, error: KafkaError | None, message: Message) -> None:
         # Runs inside poll() and flush(). It only writes down what happened.
         if error is not None:
             self._failure = error
             return
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         if topic is not None and partition is not None and offset is not None:
-            self.backlog.note_delivered(topic, partition, offset)
+            self.backlog.note_delivered(topic, partition, offset, time_ms)
 
 
 def _refusal(error: KafkaError) -> UsageError | ServiceAwayError:

@@ -14,22 +14,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from fraudstream.errors import UsageError
-from fraudstream.event import EVENT_TIME_MAX_MS, TransactionEvent, format_time
+from fraudstream.event import EVENT_TIME_MAX_MS, format_time
 from fraudstream.mapping import EventMapping, compile_mapping
-from fraudstream.replay.rows import Row, open_rows, source_of
 from fraudstream.replay.span import TimeSpan
-from fraudstream.replay.stream import FINDING_FIELDS, Payment
+from fraudstream.replay.stream import FINDING_FIELDS, Finding, Payment
+from fraudstream.training.rows import (
+    Row,
+    encode_row,
+    open_rows,
+    read_truth,
+    require_columns,
+    source_of,
+)
 
 #: The truth is not the worker's to know: the contract's name for it, and the simulator's detail.
 _TRUTH = ("is_fraud", "fraud_kind")
-_FRAUD_WORDS = (True, "1", "true", "True", "TRUE")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INT64_MAX = np.iinfo(np.int64).max
 #: As the schema registry writes it: a zero byte, and the number of a schema.
 CONFLUENT_FRAMING = b"\0\0\0\0\0"
 
@@ -56,12 +61,13 @@ class RowForm:
         """Make a function of a row and its time that gives the payment."""
         apply = compile_mapping(self.mapping) if self.mapping is not None else dict
         hidden = {*_TRUTH, source_of("is_fraud", self.mapping)}
+        repeated = self._repeated()
 
         def read(row: Row, time_ms: int) -> Payment:
             if isinstance(row, bytes):
                 return Payment(time_ms, None, self.framing + row)
             event = apply(row)
-            is_fraud = event.get("is_fraud") in _FRAUD_WORDS
+            is_fraud = read_truth(event.get("is_fraud")) or False
             event["event_time"] = _published_time(event.get("event_time"))
             body = row if self.is_mapped_by_worker else event
             for name in hidden:
@@ -70,11 +76,19 @@ class RowForm:
             return Payment(
                 time_ms,
                 None if card_id is None else str(card_id).encode(),
-                self.framing + orjson.dumps(body, default=str),
-                _finding(event) if is_fraud else None,
+                self.framing + encode_row(body),
+                _finding(event, body, repeated) if is_fraud else None,
             )
 
         return read
+
+    def _repeated(self) -> list[str]:
+        """Name the columns of a published payment that its label repeats."""
+        if not self.is_mapped_by_worker:
+            return list(FINDING_FIELDS)
+        # A worker maps labels as it maps payments. A row may also have our own name at once.
+        columns = (name for f in FINDING_FIELDS for name in (source_of(f, self.mapping), f))
+        return list(dict.fromkeys(columns))
 
 
 class PaymentFile:
@@ -88,8 +102,9 @@ class PaymentFile:
         How its rows are read.
     span
         Which of them are taken, by their event time.
-    needs_truth
-        Whether it must say which payments are frauds.
+    labels_after_ms
+        How long after a payment its label is sent; None if none is. The frauds of so long before
+        the span are read too, without a value: their labels fall into it.
 
     Attributes
     ----------
@@ -107,57 +122,37 @@ class PaymentFile:
     """
 
     def __init__(
-        self, file: Path, form: RowForm, span: TimeSpan, *, needs_truth: bool = False
+        self, file: Path, form: RowForm, span: TimeSpan, *, labels_after_ms: int | None = None
     ) -> None:
         self._file = open_rows(file, form.mapping)
         self._form = form
-        columns = self._file.columns
-        _require_columns(file.name, columns, form.mapping, needs_truth=needs_truth)
+        truth_for = None if labels_after_ms is None else "for --labels-after"
+        require_columns(self._file, file.name, form.mapping, truth_for=truth_for)
         times_ms, self.without_time = _without_gaps(file.name, self._file.times_ms())
-        numbers = _in_span(file.name, times_ms, span)
+        numbers = _in_span(file.name, times_ms, span, before_ms=labels_after_ms or 0)
         chosen_ms = times_ms[numbers]
         self.is_in_order = bool((chosen_ms[1:] >= chosen_ms[:-1]).all())
         if not self.is_in_order:
             order = np.argsort(chosen_ms, kind="stable")
             numbers, chosen_ms = numbers[order], chosen_ms[order]
         self._numbers, self._times_ms = numbers, chosen_ms
-        self.first_ms, self.last_ms = int(chosen_ms[0]), int(chosen_ms[-1])
+        self._before = 0 if span.from_ms is None else int((chosen_ms < span.from_ms).sum())
+        self.first_ms, self.last_ms = int(chosen_ms[self._before]), int(chosen_ms[-1])
 
     def __len__(self) -> int:
-        """Return the number of payments."""
-        return len(self._numbers)
+        """Return the number of payments in the span."""
+        return len(self._numbers) - self._before
 
     def __iter__(self) -> Iterator[Payment]:
         """Read the payments, a slice at a time."""
         read = self._form.reader()
-        for row, time_ms in zip(self._file.rows(self._numbers), self._times_ms, strict=True):
-            yield read(row, int(time_ms))
-
-
-def _require_columns(
-    name: str, columns: Sequence[str], mapping: EventMapping | None, *, needs_truth: bool
-) -> None:
-    """Refuse a file all of whose rows would become dead letters."""
-    needed = [field.name for field in msgspec.structs.fields(TransactionEvent) if field.required]
-    needed += ["is_fraud"] if needs_truth else []
-    fields = mapping.fields if mapping is not None else {}
-    missing = [
-        field
-        for field in needed
-        if not {field, source_of(field, mapping)} & set(columns)
-        and (field not in fields or fields[field].value is None)
-    ]
-    if not missing:
-        return
-    why = " (for --labels-after)" if "is_fraud" in missing else ""
-    found = ", ".join(columns) or "none"
-    advice = (
-        "if they have other names there, --mapping FILE says which, as "
-        "configs/mappings/handbook.yaml does for the handbook's transactions"
-        if mapping is None
-        else "the mapping does not say where they come from, or names columns that are not there"
-    )
-    raise UsageError(f"{name} lacks {', '.join(missing)}{why}; its columns are {found}: {advice}")
+        rows = zip(self._file.rows(self._numbers), self._times_ms, strict=True)
+        for number, (row, time_ms) in enumerate(rows):
+            payment = read(row, int(time_ms))
+            if number >= self._before:
+                yield payment
+            elif payment.finding is not None:
+                yield payment._replace(value=None)
 
 
 def _without_gaps(name: str, times_ms: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
@@ -177,18 +172,24 @@ def _without_gaps(name: str, times_ms: NDArray[np.int64]) -> tuple[NDArray[np.in
     return times_ms[np.maximum.accumulate(numbers)], int((~is_known).sum())
 
 
-def _in_span(name: str, times_ms: NDArray[np.int64], span: TimeSpan) -> NDArray[np.int64]:
+def _in_span(
+    name: str, times_ms: NDArray[np.int64], span: TimeSpan, *, before_ms: int
+) -> NDArray[np.int64]:
+    """Give the numbers of the rows in the span, and of those at most so long before it."""
     is_inside = np.ones(len(times_ms), dtype=np.bool_)
+    is_wanted = is_inside
     if span.from_ms is not None:
-        is_inside &= times_ms >= span.from_ms
+        is_inside = times_ms >= span.from_ms
+        is_wanted = times_ms >= span.from_ms - before_ms
     if span.until_ms is not None:
-        is_inside &= times_ms < span.until_ms
+        is_inside = is_inside & (times_ms < span.until_ms)
+        is_wanted = is_wanted & (times_ms < span.until_ms)
     if not is_inside.any():
         raise UsageError(
             f"{name}: no row lies between --from and --until; its {len(times_ms)} rows go from "
             f"{format_time(int(times_ms.min()))} to {format_time(int(times_ms.max()))}"
         )
-    return np.flatnonzero(is_inside)
+    return np.flatnonzero(is_wanted)
 
 
 def _published_time(value: object) -> object:
@@ -197,10 +198,16 @@ def _published_time(value: object) -> object:
         value = (value - _EPOCH) // timedelta(milliseconds=1)
     if type(value) is int and 0 <= value <= EVENT_TIME_MAX_MS:
         return format_time(value)
+    if type(value) is int and abs(value) > _INT64_MAX:
+        return str(value)  # as refused as the number, which a label could not be written with
     return value
 
 
-def _finding(event: Mapping[str, object]) -> dict[str, object] | None:
+def _finding(
+    event: Mapping[str, object], published: Mapping[str, object], repeated: Sequence[str]
+) -> Finding | None:
     """Take what a label repeats of its payment; None if that has not got it."""
-    finding = {name: event.get(name) for name in FINDING_FIELDS}
-    return None if None in finding.values() else finding
+    if any(event.get(name) is None for name in FINDING_FIELDS):
+        return None
+    same = {name: published[name] for name in repeated if name in published}
+    return Finding(str(event["terminal_id"]), same)

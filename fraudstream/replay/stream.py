@@ -20,7 +20,7 @@ from fraudstream.replay.span import TimeSpan
 if TYPE_CHECKING:
     from fraudstream.training.simulate import Transactions
 
-#: What a label repeats of its payment.
+#: What a label repeats of its payment, under our names.
 FINDING_FIELDS = ("transaction_id", "event_time", "card_id", "terminal_id")
 _SOURCE = "replay"
 _SLICE_ROWS = 4_096
@@ -35,21 +35,37 @@ class ReplayEvent(NamedTuple):
     value: bytes
 
 
+class Finding(NamedTuple):
+    """What the label of a fraud repeats of its payment.
+
+    Attributes
+    ----------
+    terminal_id
+        The label's key.
+    fields
+        The `FINDING_FIELDS`, named and written as in the payment's own record: whoever maps the
+        one maps the other.
+    """
+
+    terminal_id: str
+    fields: Mapping[str, object]
+
+
 class Payment(NamedTuple):
     """A transaction to publish.
 
     Attributes
     ----------
     time_ms, key, value
-        As of a `ReplayEvent`.
+        As of a `ReplayEvent`. Without a value it is not sent: only its label is.
     finding
-        For a fraud the `FINDING_FIELDS`, as they are in its label; None for a genuine payment.
+        None for a genuine payment.
     """
 
     time_ms: int
     key: bytes | None
-    value: bytes
-    finding: Mapping[str, object] | None = None
+    value: bytes | None
+    finding: Finding | None = None
 
 
 class LabelledStream:
@@ -71,7 +87,8 @@ class LabelledStream:
 
     Examples
     --------
-    >>> fraud = {"transaction_id": "a", "event_time": 5, "card_id": "c", "terminal_id": "t"}
+    >>> same = {"transaction_id": "a", "event_time": 5, "card_id": "c", "terminal_id": "t"}
+    >>> fraud = Finding("t", same)
     >>> payments = [Payment(5, b"c", b"{}", fraud), Payment(14, b"c", b"{}"),
     ...             Payment(15, b"c", b"{}")]
     >>> [(event.time_ms, event.is_label) for event in LabelledStream(payments, 10)]
@@ -93,7 +110,8 @@ class LabelledStream:
         for time_ms, key, value, finding in self._payments:
             while waiting and waiting[0].time_ms <= time_ms:
                 yield waiting.popleft()
-            yield ReplayEvent(time_ms, False, key, value)
+            if value is not None:
+                yield ReplayEvent(time_ms, False, key, value)
             if finding is None or self._labels_after_ms is None:
                 continue
             reported_at_ms = time_ms + self._labels_after_ms
@@ -101,15 +119,16 @@ class LabelledStream:
                 waiting.append(self._label(finding, reported_at_ms))
                 self.labels_made += 1
 
-    def _label(self, finding: Mapping[str, object], reported_at_ms: int) -> ReplayEvent:
+    def _label(self, finding: Finding, reported_at_ms: int) -> ReplayEvent:
+        # A mapping passes on what it does not name, and reads times with a zone as they are.
         label = {
-            **finding,
+            **finding.fields,
             "is_fraud": True,
             "reported_at": format_time(reported_at_ms),
             "source": _SOURCE,
         }
-        key = str(finding["terminal_id"]).encode()
-        return ReplayEvent(reported_at_ms, True, key, self._framing + orjson.dumps(label))
+        value = self._framing + orjson.dumps(label, default=str)
+        return ReplayEvent(reported_at_ms, True, finding.terminal_id.encode(), value)
 
 
 def stream_of_columns(
@@ -155,5 +174,8 @@ def _payments(columns: Transactions, span: TimeSpan) -> Iterator[Payment]:
                 "amount_minor": amount_minor,
                 "currency": currency,
             }
-            finding = {name: transaction[name] for name in FINDING_FIELDS} if is_fraud else None
+            finding = None
+            if is_fraud:
+                same = {name: transaction[name] for name in FINDING_FIELDS}
+                finding = Finding(terminal_id, same)
             yield Payment(time_ms, card_id.encode(), orjson.dumps(transaction), finding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -280,6 +281,46 @@ def test_it_stays_within_the_bound_of_a_slow_group(
     assert any(progress.is_held for progress in held)
 
 
+@pytest.mark.parametrize(("ahead_hours", "in_flight"), [(24, 25), (6, 7), (0, 200)])
+def test_event_time_in_flight_is_bounded(
+    access: KafkaAccess, topics: InputTopics, group_id: str, ahead_hours: int, in_flight: int
+) -> None:
+    """One payment an hour: the file is small enough to be sent at once, and covers eight days."""
+    ahead: list[int] = []
+
+    def look(worker: Worker, _: Sequence[Message]) -> None:
+        time.sleep(0.05)  # time for more to be written, if more may
+        ahead.append(worker.written() - sum(worker.committed.values()))
+
+    hold_back = HoldBack(group_id, ahead_time_max_ms=ahead_hours * 3_600_000)
+    with Worker(access, group_id, topics, look) as worker:
+        summary = Replayer(access, topics, run_id="r", hold_back=hold_back).run(
+            transactions(200, step_ms=3_600_000), MAX
+        )
+        assert summary.transactions == 200
+        assert wait_until(lambda: len(worker.records) == 200, TIMEOUT_S)
+    assert max(ahead) == in_flight
+
+
+def test_a_slow_partition_holds_back_the_quick_ones(
+    access: KafkaAccess, topics: InputTopics, group_id: str
+) -> None:
+    """What profiles see: no event is decided more than the bound after an older one is due."""
+    hours: list[int] = []
+
+    def look(_: Worker, batch: Sequence[Message]) -> None:
+        hours.extend(json.loads(m.value() or b"")["n"] for m in batch)
+
+    hold_back = HoldBack(group_id, ahead_time_max_ms=24 * 3_600_000)
+    with Worker(access, group_id, topics, look) as worker:
+        Replayer(access, topics, run_id="r", hold_back=hold_back).run(
+            transactions(500, step_ms=3_600_000), MAX
+        )
+        assert wait_until(lambda: len(worker.records) == 500, TIMEOUT_S)
+    newest = itertools.accumulate(hours, max)
+    assert max(before - hour for before, hour in zip(newest, hours, strict=True)) <= 24
+
+
 def test_around_a_label_everything_is_committed(
     access: KafkaAccess, topics: InputTopics, group_id: str
 ) -> None:
@@ -386,7 +427,9 @@ def test_a_group_that_stays_away_ends_it(
 
     with (
         Worker(access, group_id, topics, die),
-        pytest.raises(ServiceAwayError, match="there was no live member"),
+        pytest.raises(
+            ServiceAwayError, match=r"no live member.*same command with --from 2018-07-01T"
+        ),
     ):
         Replayer(access, topics, run_id="r", hold_back=HoldBack(group_id, 10)).run(
             transactions(500), MAX
@@ -462,8 +505,8 @@ def test_the_command_replays_a_span_with_labels(
     assert summary["run_id"] == "july"
     assert summary["is_complete"] is True
     # 24 to 71 hours after the beginning; frauds at 30, 40, 50, 60 and 70, of which the first two
-    # are reported before the end.
-    assert (summary["transactions"], summary["labels"], summary["labels_unsent"]) == (48, 2, 3)
+    # are reported before the end; and those at 0, 10 and 20, before the beginning, after it.
+    assert (summary["transactions"], summary["labels"], summary["labels_unsent"]) == (48, 5, 3)
     assert summary["first_event_time"] == "2018-07-02T00:00:00.000Z"
     assert summary["last_event_time"] == "2018-07-03T23:00:00.000Z"
     found = [json.loads(m.value() or b"") for m in everything(access, topics.transactions)]
@@ -471,6 +514,9 @@ def test_the_command_replays_a_span_with_labels(
     assert not any("is_fraud" in row for row in found)
     labels = [json.loads(m.value() or b"") for m in everything(access, topics.labels)]
     assert {row["transaction_id"]: row["reported_at"] for row in labels} == {
+        "tx0": "2018-07-02T00:00:00.000Z",
+        "tx10": "2018-07-02T10:00:00.000Z",
+        "tx20": "2018-07-02T20:00:00.000Z",
         "tx30": "2018-07-03T06:00:00.000Z",
         "tx40": "2018-07-03T16:00:00.000Z",
     }
@@ -487,7 +533,10 @@ def test_the_command_tells_in_a_sentence(deployment: tuple[Path, Path]) -> None:
 
 def test_the_command_checks_its_words_before_it_connects(deployment: tuple[Path, Path]) -> None:
     config, stream = deployment
-    for words in (["--speed", "fast"], ["--labels-after", "week"], ["--run-id", "a\nb"]):
+    for words in (
+        *(["--speed", "fast"], ["--labels-after", "week"], ["--run-id", "a\nb"]),
+        ["--max-ahead-time", "24"],
+    ):
         with pytest.raises(UsageError, match=words[0]):
             invoke(stream, "-c", config, *words)
 

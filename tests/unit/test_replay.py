@@ -16,17 +16,24 @@ from hypothesis import strategies as st
 
 from fraudstream.errors import BrokerUnavailableError, ServiceAwayError, UsageError
 from fraudstream.event import EventRules, Record, format_time, parse_label, parse_transaction
-from fraudstream.mapping import EventMapping
+from fraudstream.mapping import EventMapping, compile_mapping
 from fraudstream.replay.backlog import Backlog, GroupWatch, Patience
 from fraudstream.replay.source import CONFLUENT_FRAMING, PaymentFile, RowForm
 from fraudstream.replay.span import TimeSpan, parse_duration, parse_span, parse_time
 from fraudstream.replay.speed import Speed, parse_speed
-from fraudstream.replay.stream import LabelledStream, Payment, ReplayEvent, stream_of_columns
+from fraudstream.replay.stream import (
+    Finding,
+    LabelledStream,
+    Payment,
+    ReplayEvent,
+    stream_of_columns,
+)
 from fraudstream.training.simulate import SimulationSpec, simulate
 
 DAY_MS = 86_400_000
 T0_MS = 1_530_403_200_000  # 2018-07-01T00:00:00Z
-FINDING = {"transaction_id": "tx1", "event_time": "t", "card_id": "c", "terminal_id": "t1"}
+SAME = {"transaction_id": "tx1", "event_time": "t", "card_id": "c", "terminal_id": "t1"}
+FINDING = Finding("t1", SAME)
 MAPPING = EventMapping.model_validate(
     {
         "fields": {
@@ -138,8 +145,8 @@ def test_event_time_passes_by_the_factor() -> None:
 
 def merged(times_ms: Sequence[int], frauds: Sequence[bool], after_ms: int | None) -> list[Any]:
     payments = [
-        Payment(time_ms, b"c", b"{}", {**FINDING, "transaction_id": str(number)} if fraud else None)
-        for number, (time_ms, fraud) in enumerate(zip(times_ms, frauds, strict=True))
+        Payment(time_ms, b"c", b"{}", FINDING if fraud else None)
+        for time_ms, fraud in zip(times_ms, frauds, strict=True)
     ]
     return [(event.time_ms, event.is_label) for event in LabelledStream(payments, after_ms)]
 
@@ -240,29 +247,51 @@ def record(event: ReplayEvent, offset: int) -> Record:
 
 def test_what_is_sent_counts_until_it_is_committed() -> None:
     backlog = Backlog()
-    for _ in range(5):
-        backlog.note_sent()
+    for time_ms in range(5):
+        backlog.note_sent(time_ms)
     assert (backlog.records, backlog.undelivered) == (5, 5)
-    for partition, offset in ((0, 7), (0, 8), (1, 100), (1, 101)):
-        backlog.note_delivered("t", partition, offset)
+    for time_ms, (partition, offset) in enumerate(((0, 7), (0, 8), (1, 100), (1, 101))):
+        backlog.note_delivered("t", partition, offset, time_ms)
     assert backlog.undelivered == 1
     backlog.note_committed({("t", 0): 8})
     assert backlog.records == 1 + 1 + 2
     backlog.note_committed({("t", 0): 9, ("t", 1): 102})
     assert backlog.records == 1
-    backlog.note_sent()
+    backlog.note_sent(5)
     assert backlog.records == 2
 
 
 def test_records_of_others_in_between_are_not_ours() -> None:
     backlog = Backlog()
     for offset in (10, 5_000):
-        backlog.note_sent()
-        backlog.note_delivered("t", 0, offset)
+        backlog.note_sent(offset)
+        backlog.note_delivered("t", 0, offset, offset)
     backlog.note_committed({("t", 0): 4_999})
-    assert backlog.records == 2
+    assert backlog.records == 1
     backlog.note_committed({("t", 0): 5_001})
     assert backlog.records == 0
+
+
+def test_event_time_in_flight_counts_from_the_oldest_that_is_not_committed() -> None:
+    backlog = Backlog()
+    assert backlog.span_ms(99) == 0
+    for time_ms, partition in ((10, 0), (20, 1), (30, 0), (40, 1)):
+        backlog.note_sent(time_ms)
+        assert backlog.span_ms(time_ms) == time_ms - 10
+        backlog.note_delivered("t", partition, time_ms, time_ms)
+    # The one partition is done, the other has not begun: it is the slowest that counts.
+    backlog.note_committed({("t", 0): 31})
+    assert backlog.span_ms(50) == 30
+    backlog.note_committed({("t", 0): 31, ("t", 1): 21})
+    assert backlog.span_ms(50) == 10
+    backlog.note_sent(50)
+    backlog.note_committed({("t", 0): 31, ("t", 1): 41})
+    assert backlog.span_ms(50) == 10  # as far as the books know, until Kafka has taken it
+    backlog.note_delivered("t", 2, 7, 50)
+    backlog.note_committed({("t", 0): 31, ("t", 1): 41})
+    assert backlog.span_ms(60) == 10
+    backlog.note_committed({("t", 0): 31, ("t", 1): 41, ("t", 2): 8})
+    assert (backlog.span_ms(10**9), backlog.records) == (0, 0)
 
 
 class Group(GroupWatch):
@@ -284,7 +313,7 @@ def seconds_of_patience(members: Sequence[bool | None]) -> int | None:
     patience = Patience(Group(members), limit_s=60, clock=lambda: now_s)
     for now_s in range(len(members) + 1):
         try:
-            patience.check()
+            patience.check(T0_MS)
         except ServiceAwayError:
             return now_s
     return None
@@ -333,7 +362,7 @@ def write(folder: Path, suffix: str, content: list[dict[str, object]]) -> Path:
 
 
 def opened(file: Path, form: RowForm | None = None, span: TimeSpan | None = None) -> PaymentFile:
-    return PaymentFile(file, form or RowForm(), span or TimeSpan(), needs_truth=True)
+    return PaymentFile(file, form or RowForm(), span or TimeSpan(), labels_after_ms=0)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -342,7 +371,7 @@ def test_each_kind_of_file_gives_the_same_payments(tmp_path: Path, suffix: str) 
     for row, payment in zip(rows(), payments, strict=True):
         is_fraud = row.pop("is_fraud")
         del row["fraud_kind"]  # the truth stays here
-        assert json.loads(payment.value) == row
+        assert json.loads(payment.value or b"") == row
         assert payment.key == str(row["card_id"]).encode()
         assert (payment.finding is not None) is is_fraud
         assert format_time(payment.time_ms) == row["event_time"]
@@ -355,7 +384,7 @@ def test_a_file_in_disorder_is_sorted_and_equal_times_stay(tmp_path: Path, suffi
         content[number]["event_time"] = format_time(T0_MS + 1_000 * second)
     file = opened(write(tmp_path, suffix, content))
     assert not file.is_in_order
-    order = [json.loads(payment.value)["transaction_id"] for payment in file]
+    order = [json.loads(payment.value or b"")["transaction_id"] for payment in file]
     assert order == ["tx4", "tx1", "tx2", "tx5", "tx3", "tx0"]
     assert opened(write(tmp_path, suffix, rows())).is_in_order
 
@@ -368,6 +397,34 @@ def test_a_file_is_cut_to_a_span(tmp_path: Path, suffix: str) -> None:
     assert [payment.time_ms for payment in cut] == [T0_MS + 2_000, T0_MS + 3_000]
     with pytest.raises(UsageError, match=r"go from 2018-07-01T00:00:00\.000Z to"):
         opened(file, span=TimeSpan(T0_MS + DAY_MS, None))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_a_replay_in_two_parts_sends_what_one_in_whole_sends(
+    tmp_path: Path, suffix: str, is_sorted: bool
+) -> None:
+    content = [{**row, "is_fraud": number % 2 == 0} for number, row in enumerate(rows(20))]
+    file = write(tmp_path, suffix, content if is_sorted else content[::-1])
+    after_ms, cut_ms = 5_000, T0_MS + 11_000
+
+    def sent(span: TimeSpan) -> list[ReplayEvent]:
+        payments = PaymentFile(file, RowForm(), span, labels_after_ms=after_ms)
+        events = list(LabelledStream(payments, after_ms))
+        assert len(payments) == sum(not event.is_label for event in events)
+        assert payments.first_ms == min(e.time_ms for e in events if not e.is_label)
+        return events
+
+    whole = sent(TimeSpan())
+    # Labels of the frauds at 6, 8 and 10 seconds are due after the cut, before which they lie.
+    assert sent(TimeSpan(None, cut_ms)) + sent(TimeSpan(cut_ms)) == whole
+    assert sum(event.is_label for event in whole) == 8
+
+
+def test_only_rows_before_the_span_are_no_replay(tmp_path: Path) -> None:
+    file = write(tmp_path, ".jsonl", rows())
+    with pytest.raises(UsageError, match="no row lies between --from and --until"):
+        PaymentFile(file, RowForm(), TimeSpan(T0_MS + DAY_MS), labels_after_ms=2 * DAY_MS)
 
 
 def test_more_rows_than_a_slice_keep_their_order(tmp_path: Path) -> None:
@@ -386,8 +443,8 @@ def test_more_rows_than_a_slice_keep_their_order(tmp_path: Path) -> None:
     frame.write_parquet(tmp_path / "big.parquet")
     payments = list(opened(tmp_path / "big.parquet"))
     assert [payment.time_ms for payment in payments] == list(range(T0_MS, T0_MS + count))
-    assert json.loads(payments[0].value)["transaction_id"] == "tx19999"
-    assert json.loads(payments[0].value)["event_time"] == "2018-07-01T00:00:00.000Z"
+    assert json.loads(payments[0].value or b"")["transaction_id"] == "tx19999"
+    assert json.loads(payments[0].value or b"")["event_time"] == "2018-07-01T00:00:00.000Z"
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -406,7 +463,7 @@ def test_foreign_columns_are_mapped(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"foreign{suffix}"
     frame.write_parquet(file) if suffix == ".parquet" else frame.write_csv(file)
     first, second = opened(file, RowForm(MAPPING))
-    assert json.loads(second.value) == {
+    assert json.loads(second.value or b"") == {
         "transaction_id": "tx8",
         "event_time": "2018-07-01T00:00:05.000Z",
         "card_id": "c2",
@@ -416,7 +473,9 @@ def test_foreign_columns_are_mapped(tmp_path: Path, suffix: str) -> None:
         "SHOP": "b",
     }
     assert (first.finding, second.key, second.time_ms) == (None, b"c2", T0_MS + 5_000)
-    assert second.finding == {
+    assert second.finding is not None
+    assert second.finding.terminal_id == "t4"
+    assert second.finding.fields == {
         "transaction_id": "tx8",
         "event_time": "2018-07-01T00:00:05.000Z",
         "card_id": "c2",
@@ -435,6 +494,7 @@ def test_where_workers_map_rows_keep_their_own_names(tmp_path: Path) -> None:
     file.write_text(json.dumps({**row, "FRAUD": 1}))
     form = RowForm(MAPPING, is_mapped_by_worker=True, framing=CONFLUENT_FRAMING)
     (payment,) = opened(file, form)
+    assert payment.value is not None
     assert payment.value[:5] == CONFLUENT_FRAMING
     assert json.loads(payment.value[5:]) == row
     assert payment.key == b"c2"
@@ -442,8 +502,64 @@ def test_where_workers_map_rows_keep_their_own_names(tmp_path: Path) -> None:
     label, *_ = (
         event for event in LabelledStream([payment, payment], 0, form.framing) if event.is_label
     )
-    rules = EventRules(framing="confluent")
+    rules = EventRules(framing="confluent", mapping=compile_mapping(MAPPING))
     assert parse_label(record(label, 0), rules).transaction_id == "tx1"
+
+
+def mapping_of(**fields: dict[str, str]) -> EventMapping:
+    return EventMapping.model_validate({"fields": fields})
+
+
+PREFIXES = mapping_of(
+    transaction_id={"from": "transaction_id", "prefix": "x"},
+    event_time={"from": "event_time", "unit": "s"},
+    card_id={"from": "card_id", "prefix": "c"},
+    terminal_id={"from": "terminal_id", "prefix": "t"},
+)
+OWN_NAMES = {"transaction_id": "7", "event_time": 1_530_403_200, "card_id": "17"}
+OWN_NAMES |= {"terminal_id": "5", "amount_minor": 1, "currency": "EUR", "is_fraud": True}
+FOREIGN = {"ID": 7, "WHEN": "2018-07-01T02:00:00", "CARD": 17, "TERMINAL": 5, "AMOUNT": 1.5}
+FOREIGN |= {"FRAUD": 1}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "row"),
+    [
+        (PREFIXES, OWN_NAMES),
+        (MAPPING, FOREIGN),
+        (MAPPING, {"card_id": "c1", **{n: v for n, v in FOREIGN.items() if n != "CARD"}}),
+        (mapping_of(terminal_id={"value": "only-one"}), {**OWN_NAMES, "event_time": T0_MS}),
+        (
+            mapping_of(
+                reported_at={"from": "SAID_AT", "unit": "s", "zone": "Europe/Berlin"},
+                is_fraud={"from": "FRAUD"},
+                source={"from": "BY"},
+            ),
+            {**OWN_NAMES, "event_time": "2018-07-01T00:00:00Z", "FRAUD": 1},
+        ),
+        (None, {**OWN_NAMES, "event_time": T0_MS}),
+    ],
+)
+@pytest.mark.parametrize("is_mapped_by_worker", [True, False])
+def test_a_worker_reads_the_same_payment_in_a_transaction_and_in_its_label(
+    tmp_path: Path,
+    mapping: EventMapping | None,
+    row: dict[str, object],
+    is_mapped_by_worker: bool,
+) -> None:
+    file = tmp_path / "stream.jsonl"
+    file.write_text(json.dumps(row))
+    form = RowForm(mapping, is_mapped_by_worker=is_mapped_by_worker and mapping is not None)
+    payment, label, *_ = LabelledStream(list(opened(file, form)) * 2, 0)
+    rules = EventRules(
+        mapping=compile_mapping(mapping) if form.is_mapped_by_worker and mapping else None
+    )
+    paid, found = parse_transaction(record(payment, 0), rules), parse_label(record(label, 0), rules)
+    names = ("transaction_id", "event_time_ms", "card_id", "terminal_id")
+    assert [getattr(found, name) for name in names] == [getattr(paid, name) for name in names]
+    assert (found.is_fraud, found.source) == (True, "replay")
+    assert found.reported_at_ms == payment.time_ms
+    assert label.key == paid.terminal_id.encode()
 
 
 def test_a_mapping_that_misses_a_column_is_named(tmp_path: Path) -> None:
@@ -480,8 +596,8 @@ def test_bad_rows_go_on_as_they_are_in_their_places(tmp_path: Path) -> None:
     payments = list(found)
     assert [payment.time_ms - T0_MS for payment in payments] == [0, 0, 1_000, 1_000, 1_000, 2_000]
     assert (payments[1].value, payments[4].value) == (b"{broken", b"[1]")
-    assert json.loads(payments[3].value)["amount_minor"] == "12"
-    assert json.loads(payments[3].value)["event_time"] == "soon"
+    assert json.loads(payments[3].value or b"")["amount_minor"] == "12"
+    assert json.loads(payments[3].value or b"")["event_time"] == "soon"
 
 
 @pytest.mark.parametrize("absurd_ms", [-5, 10**15, 2**62])
@@ -491,14 +607,14 @@ def test_absurd_times_move_nothing(tmp_path: Path, absurd_ms: int) -> None:
     found = opened(write(tmp_path, ".jsonl", content))
     assert (found.without_time, found.is_in_order) == (1, True)
     assert [payment.time_ms - T0_MS for payment in found] == [0, 0, 2_000]
-    assert [json.loads(payment.value)["event_time"] for payment in found][1] == absurd_ms
+    assert [json.loads(payment.value or b"")["event_time"] for payment in found][1] == absurd_ms
     assert len([event for event in LabelledStream(found, 1_000) if event.is_label]) == 1
 
 
 def test_a_bad_cell_of_csv_spoils_its_own_row_only(tmp_path: Path) -> None:
     file = write(tmp_path, ".csv", rows(3))
     file.write_text(file.read_text().replace(",101,", ",a lot,"))
-    amounts = [json.loads(payment.value)["amount_minor"] for payment in opened(file)]
+    amounts = [json.loads(payment.value or b"")["amount_minor"] for payment in opened(file)]
     assert amounts == [100, "a lot", 102]
 
 
@@ -506,7 +622,7 @@ def test_epoch_milliseconds_in_csv_are_times(tmp_path: Path) -> None:
     content = [{**row, "event_time": T0_MS + n} for n, row in enumerate(rows(2))]
     payments = list(opened(write(tmp_path, ".csv", content)))
     assert [payment.time_ms for payment in payments] == [T0_MS, T0_MS + 1]
-    assert json.loads(payments[1].value)["event_time"] == format_time(T0_MS + 1)
+    assert json.loads(payments[1].value or b"")["event_time"] == format_time(T0_MS + 1)
 
 
 @pytest.mark.parametrize(

@@ -4,26 +4,30 @@ A first pass reads the event times alone, so that a file of some million rows ca
 cut to a span and counted without becoming Python objects; the rows themselves are then made a
 slice at a time.
 
-Nothing is validated: a row that breaks the contract is published as it is, and becomes a dead
-letter there like any other publisher's. So each value keeps the type that the file gives it; CSV
-has none, and its columns are numbers where all of their cells are.
+Nothing is validated: a row that breaks the contract is given out as it is. A replay publishes it,
+to become a dead letter like any other publisher's; training refuses it. Both read files here, so
+that a model learns from what a worker would have seen. So each value keeps the type that the file
+gives it; CSV has none, and its columns are numbers where all of their cells are.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
 import numpy as np
 import orjson
 import polars as pl
 from numpy.typing import NDArray
 
 from fraudstream.errors import UsageError
+from fraudstream.event import TransactionEvent
 from fraudstream.mapping import EventMapping, FieldMapping, compile_mapping
 
 #: A row without a time that can be read.
@@ -33,6 +37,8 @@ _SLICE_ROWS: Final = 8_192
 _SAMPLE_LINES: Final = 100
 _TEXT_FIELDS: Final = ("transaction_id", "card_id", "terminal_id", "currency")
 _NUMBER_FIELDS: Final = ("event_time", "amount_minor", "amount_base_minor")
+_TRUE_WORDS: Final = (True, "1", "true", "True", "TRUE")
+_FALSE_WORDS: Final = (False, "0", "false", "False", "FALSE")
 _MS_PER_UNIT: Final = {"s": 1_000.0, "ms": 1.0, "us": 0.001}
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -84,6 +90,66 @@ def source_of(field: str, mapping: EventMapping | None) -> str:
     """Name the column that one of our fields comes from."""
     found = mapping.fields.get(field) if mapping is not None else None
     return found.source if found is not None and found.source is not None else field
+
+
+def require_columns(
+    file: RowFile, name: str, mapping: EventMapping | None, *, truth_for: str | None
+) -> None:
+    """Refuse a file all of whose rows would break the contract.
+
+    Parameters
+    ----------
+    file, name, mapping
+        The file, its name for messages, and what its columns mean.
+    truth_for
+        What ``is_fraud`` is needed for, in words; None if it is not.
+
+    Raises
+    ------
+    UsageError
+        It lacks columns.
+    """
+    needed = [field.name for field in msgspec.structs.fields(TransactionEvent) if field.required]
+    needed += ["is_fraud"] if truth_for is not None else []
+    fields = mapping.fields if mapping is not None else {}
+    missing = [
+        field
+        for field in needed
+        if not {field, source_of(field, mapping)} & set(file.columns)
+        and (field not in fields or fields[field].value is None)
+    ]
+    if not missing:
+        return
+    why = f" ({truth_for})" if "is_fraud" in missing else ""
+    found = ", ".join(file.columns) or "none"
+    advice = (
+        "if they have other names there, --mapping FILE says which, as "
+        "configs/mappings/handbook.yaml does for the handbook's transactions"
+        if mapping is None
+        else "the mapping does not say where they come from, or names columns that are not there"
+    )
+    raise UsageError(f"{name} lacks {', '.join(missing)}{why}; its columns are {found}: {advice}")
+
+
+def read_truth(value: object) -> bool | None:
+    """Read ``is_fraud``; None for what says neither.
+
+    Examples
+    --------
+    >>> read_truth(1), read_truth("false"), read_truth("maybe")
+    (True, False, None)
+    """
+    if value in _TRUE_WORDS:
+        return True
+    return False if value in _FALSE_WORDS else None
+
+
+def encode_row(row: Mapping[str, object]) -> bytes:
+    """Write a row as the JSON that a publisher would send; what JSON has no type for is text."""
+    try:
+        return orjson.dumps(row, default=str)
+    except TypeError:  # a number beyond 64 bits, half a character: refused where it is read
+        return json.dumps(row, default=str).encode()
 
 
 class FrameFile:
