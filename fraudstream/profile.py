@@ -109,7 +109,7 @@ class ProfileDefinition:
     @property
     def horizon_ms(self) -> int:
         """The longest time any series is kept: how far back the log must reach for a rebuild."""
-        return max(series.horizon_ms for series in self.series)
+        return max((series.horizon_ms for series in self.series), default=0)
 
     @property
     def digest(self) -> str:

@@ -180,13 +180,11 @@ def _check_place(out: Path, *, replace: bool) -> None:
 
 def _read_stream(data: Path, settings: TrainingSettings, mapping: Path | None) -> LabelledStream:
     from fraudstream.event import EventRules
-    from fraudstream.mapping import EventMapping, compile_mapping
+    from fraudstream.mapping import EventMapping
     from fraudstream.training.stream_file import read_stream
 
-    rules = EventRules(currency=settings.currency)
-    if mapping is None:
-        return read_stream(data, rules)
-    return read_stream(data, rules, compile_mapping(_read_yaml(mapping, EventMapping)))
+    meaning = _read_yaml(mapping, EventMapping) if mapping is not None else None
+    return read_stream(data, EventRules(currency=settings.currency), meaning)
 
 
 def _read_yaml(file: Path, kind: type[ModelT]) -> ModelT:

@@ -2,13 +2,14 @@
 
 The vectors are made by the online code itself: the profile store (its in-memory twin) and the
 vector builder, driven in event-time order. A label is applied when it would have been reported, a
-fixed delay after its payment, so that no vector knows more than it could have known.
+fixed delay after its payment and never before it, so that no vector knows more than it could have
+known.
 """
 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -177,23 +178,21 @@ def build_vectors(
 def _batches(stream: LabelledStream, label_delay_ms: int) -> Iterator[ProfileBatch]:
     """Cut the stream so that labels, which a batch applies first, are never applied too soon.
 
-    A batch ends where the next label becomes known; a payment of that very millisecond comes
-    after it.
+    A batch ends where the next label becomes known. A payment of that very millisecond comes
+    after it, if it also comes after the label's own payment: without a delay nothing else would
+    keep a payment from knowing what it turned out to be. A replay sends them in the same order.
     """
-    labels = [
-        _label(transaction, label_delay_ms)
-        for transaction, is_fraud in zip(stream.transactions, stream.is_fraud, strict=True)
-        if is_fraud
-    ]
+    frauds = np.flatnonzero(stream.is_fraud).tolist()
+    labels = [_label(stream.transactions[number], label_delay_ms) for number in frauds]
     times_ms = [transaction.event_time_ms for transaction in stream.transactions]
+    known_at = [
+        max(bisect_left(times_ms, label.reported_at_ms), number + 1)
+        for number, label in zip(frauds, labels, strict=True)
+    ]
     known, first = 0, 0
     while first < len(times_ms):
-        start = known
-        while known < len(labels) and labels[known].reported_at_ms <= times_ms[first]:
-            known += 1
-        last = min(first + _BATCH_MAX, len(times_ms))
-        if known < len(labels):
-            last = bisect_left(times_ms, labels[known].reported_at_ms, first + 1, last)
+        start, known = known, bisect_right(known_at, first, known)
+        last = min(first + _BATCH_MAX, len(times_ms), *known_at[known : known + 1])
         yield ProfileBatch(
             labels=[Located(labels[i], _LABELS, i) for i in range(start, known)],
             transactions=[

@@ -1,8 +1,8 @@
 """Labelled streams on disk: Parquet, CSV or JSON lines, one payment a row.
 
-The columns are our contract's (`fraudstream.event`) and ``is_fraud``. What is read goes through
-the very validation that records from Kafka go through; a mapping does for foreign column names
-what it does for a foreign topic.
+The columns are our contract's (`fraudstream.event`) and ``is_fraud``. A file is read as a replay
+reads it, and its rows go through the very validation that records from Kafka go through; a mapping
+does for foreign column names what it does for a foreign topic.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import orjson
 import polars as pl
 from numpy.typing import NDArray
 
 from fraudstream.errors import InvalidEventError, UsageError
 from fraudstream.event import EventRules, Record, Transaction, parse_transaction
+from fraudstream.mapping import EventMapping, compile_mapping
+from fraudstream.training.rows import Row, encode_row, open_rows, read_truth, require_columns
 from fraudstream.training.simulate import Transactions
 
-#: The suffix of a file's name says its format.
+#: The suffix of a file's name says its format. Read is also .ndjson (`fraudstream.training.rows`).
 SUFFIXES: Final = (".parquet", ".csv", ".jsonl")
-#: Read as text even where a file's values look like numbers: card "0017" is not card 17.
-_TEXT_COLUMNS: Final = dict.fromkeys(
-    ("transaction_id", "card_id", "terminal_id", "currency"), pl.String
-)
 _RFC_3339: Final = "%Y-%m-%dT%H:%M:%S%.3fZ"
 _TIMESTAMP_MS: Final = 2**53
 
@@ -53,7 +50,7 @@ def check_suffix(file: Path) -> str:
     Raises
     ------
     UsageError
-        It is none that can be read and written here.
+        It is none that is written here.
     """
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{file.name}: the name must end in one of {', '.join(SUFFIXES)}")
@@ -97,9 +94,7 @@ def write_stream(stream: Transactions, file: Path) -> None:
 
 
 def read_stream(
-    file: Path,
-    rules: EventRules,
-    mapping: Callable[[Mapping[str, object]], dict[str, object]] | None = None,
+    file: Path, rules: EventRules, mapping: EventMapping | None = None
 ) -> LabelledStream:
     """Read and validate a labelled file.
 
@@ -110,7 +105,7 @@ def read_stream(
     rules
         The profiles' currency, and what becomes of card numbers.
     mapping
-        Foreign row → row with our names (`fraudstream.mapping.compile_mapping`).
+        What the file's columns mean; None if they have our names.
 
     Raises
     ------
@@ -118,43 +113,38 @@ def read_stream(
         The file cannot be read, holds nothing, or a row breaks the contract: named by its
         number, never by its content.
     """
-    frame = _read_frame(file)
+    rows = open_rows(file, mapping)
+    require_columns(rows, file.name, mapping, truth_for="for the truth to learn")
+    count = len(rows.times_ms())  # says of a whole column that it holds no times, and what to do
+    if not count:
+        raise UsageError(f"{file.name}: holds no transactions")
+    apply = compile_mapping(mapping) if mapping is not None else dict
     transactions: list[Transaction] = []
     is_fraud: list[bool] = []
-    for number, row in enumerate(frame.iter_rows(named=True), start=1):
-        event = mapping(row) if mapping else row
-        label = event.pop("is_fraud", None)
-        if label not in (True, False):
-            raise UsageError(f"{file.name}: row {number}: is_fraud must be true or false")
+    for number, row in enumerate(rows.rows(np.arange(count)), start=1):
         try:
-            transactions.append(_validate(event, rules))
+            transaction, truth = _validate(row, apply, rules)
         except InvalidEventError as error:
-            raise UsageError(
-                f"{file.name}: row {number}: {error}; foreign column names need --mapping"
-            ) from error
-        is_fraud.append(bool(label))
+            raise UsageError(f"{file.name}: row {number}: {error}") from error
+        if truth is None:
+            raise UsageError(f"{file.name}: row {number}: is_fraud must be true or false")
+        transactions.append(transaction)
+        is_fraud.append(truth)
     times_ms = np.array([transaction.event_time_ms for transaction in transactions])
     order = np.argsort(times_ms, kind="stable")
     return LabelledStream([transactions[i] for i in order], np.array(is_fraud)[order])
 
 
-def _read_frame(file: Path) -> pl.DataFrame:
-    suffix = check_suffix(file)
-    try:
-        if suffix == ".parquet":
-            frame = pl.read_parquet(file)
-        elif suffix == ".csv":
-            frame = pl.read_csv(file, schema_overrides=_TEXT_COLUMNS)
-        else:
-            frame = pl.read_ndjson(file, schema_overrides=_TEXT_COLUMNS)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"{file}: cannot be read as {suffix[1:]}") from error
-    if frame.is_empty():
-        raise UsageError(f"{file}: holds no transactions")
-    return frame
-
-
-def _validate(event: dict[str, object], rules: EventRules) -> Transaction:
+def _validate(
+    row: Row, apply: Callable[[Mapping[str, object]], dict[str, object]], rules: EventRules
+) -> tuple[Transaction, bool | None]:
+    truth: bool | None = None
+    if isinstance(row, bytes):
+        value = row
+    else:
+        event = apply(row)
+        truth = read_truth(event.pop("is_fraud", None))
+        value = encode_row(event)
     # The past is long over: no time is too far in the future of a file.
-    record = Record("file", 0, 0, _TIMESTAMP_MS, None, orjson.dumps(event))
-    return parse_transaction(record, rules)
+    record = Record("file", 0, 0, _TIMESTAMP_MS, None, value)
+    return parse_transaction(record, rules), truth

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import yaml
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from fraudstream.bundle import load_bundle, write_bundle
-from fraudstream.errors import BundleError, UsageError
-from fraudstream.event import EventRules, Transaction
-from fraudstream.features import DEFAULT_FEATURES, Feature, parse_feature
-from fraudstream.mapping import EventMapping, compile_mapping
+from fraudstream.errors import BundleError, InvalidEventError, RetentionError, UsageError
+from fraudstream.event import EventRules, Record, Transaction, format_time, parse_transaction
+from fraudstream.features import (
+    DEFAULT_FEATURES,
+    Feature,
+    parse_feature,
+    profile_definition,
+)
+from fraudstream.mapping import EventMapping
 from fraudstream.profile import DAY_MS
+from fraudstream.replay.source import PaymentFile, RowForm
+from fraudstream.replay.span import TimeSpan
+from fraudstream.replay.stream import Finding, Payment
+from fraudstream.replay.stream import LabelledStream as ReplayStream
+from fraudstream.topics import plan_topics, require_retention
 from fraudstream.training.dataset import LabelledVectors, build_vectors, split_periods
 from fraudstream.training.quality import card_precision, measure
 from fraudstream.training.simulate import SimulationSpec, Transactions, simulate
@@ -85,6 +98,56 @@ def test_no_vector_knows_its_own_label() -> None:
         for is_fraud in (True, False)
     )
     np.testing.assert_array_equal(if_all, if_none)
+
+
+@pytest.mark.parametrize(
+    ("days", "frauds", "expected"),
+    [
+        ([0, 1, 2], [True, False, False], [0, 1 / 2, 1 / 3]),
+        # All at one moment: what comes later in the stream knows what came earlier.
+        ([0, 0, 0, 0], [True, False, True, False], [0, 1 / 2, 1 / 3, 2 / 4]),
+        ([0, 0, 1], [False, True, True], [0, 0, 1 / 3]),
+        ([0, *[1] * 600], [False] * 600 + [True], [0.0] * 601),
+        ([0] * 600, [True] * 600, [n / (n + 1) for n in range(600)]),
+    ],
+)
+def test_without_a_delay_a_label_is_known_after_its_payment_only(
+    days: list[float], frauds: list[bool], expected: list[float]
+) -> None:
+    built = build_vectors(
+        LabelledStream([payment(i, day) for i, day in enumerate(days)], np.array(frauds)),
+        [parse_feature("terminal_fraud_rate_30d")],
+        label_delay_ms=0,
+    )
+    np.testing.assert_array_equal(built.vectors[:, 0], np.array(expected, np.float32))
+
+
+def test_training_knows_labels_in_the_order_in_which_a_replay_sends_them() -> None:
+    """A few times for many payments: who comes first within a millisecond matters."""
+    rng = np.random.default_rng(5)
+    times_ms = np.sort(rng.integers(NOON_MS, NOON_MS + 40, 300))
+    payments = [replace(payment(i, 0), event_time_ms=int(t)) for i, t in enumerate(times_ms)]
+    is_fraud = rng.random(300) < 0.5
+    for delay_ms in (0, 1, 3):
+        rates = build_vectors(
+            LabelledStream(payments, is_fraud),
+            [parse_feature("terminal_fraud_rate_30d")],
+            label_delay_ms=delay_ms,
+        ).vectors[:, 0]
+        told = ReplayStream(
+            [
+                Payment(int(t), b"c", b"", Finding("t1", {}) if fraud else None)
+                for t, fraud in zip(times_ms, is_fraud, strict=True)
+            ],
+            delay_ms,
+        )
+        seen, known, expected = 0, 0, []
+        for event in told:
+            known += event.is_label
+            if not event.is_label:
+                seen += 1
+                expected.append(known / seen)
+        np.testing.assert_array_equal(rates, np.array(expected, np.float32))
 
 
 def oracle_rates(stream: LabelledStream, delay_ms: int) -> NDArray[np.float32]:
@@ -216,6 +279,21 @@ def test_settings_that_make_no_model_are_refused(
         train(stream, "x", SMALL.model_copy(update={"features": features}))
 
 
+def test_a_model_without_profiles_is_trained_checked_and_needs_no_past(
+    stream: LabelledStream, tmp_path: Path
+) -> None:
+    settings = SMALL.model_copy(update={"features": ("amount", "is_night")})
+    write_bundle(tmp_path / "simple", train(stream, "simple", settings))
+    bundle = load_bundle(tmp_path / "simple")
+    definition = profile_definition(bundle.features)
+    assert (definition.series, definition.horizon_ms) == ((), 0)
+    # A log is still kept for the days that a repair may take.
+    plans = plan_topics(["t"], [], partitions=1, horizon_ms=definition.horizon_ms)
+    require_retention({"t": int(plans[0].config["retention.ms"])}, definition.horizon_ms)
+    with pytest.raises(RetentionError):
+        require_retention({"t": DAY_MS}, definition.horizon_ms)
+
+
 def test_nothing_to_learn_from_is_refused(stream: LabelledStream) -> None:
     genuine = LabelledStream(stream.transactions, np.zeros(len(stream.is_fraud), dtype=np.bool_))
     with pytest.raises(UsageError, match="no fraud in the training period"):
@@ -296,10 +374,10 @@ def test_foreign_columns_need_a_mapping(tmp_path: Path) -> None:
         "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD\n"
         "7,2018-07-25 10:11:12,17,3,57.16,1\n"
     )
-    with pytest.raises(UsageError, match="row 1: is_fraud"):
+    with pytest.raises(UsageError, match=r"lacks .* card_id, .* is_fraud .*--mapping FILE"):
         read_stream(file, EventRules())
     mapping = yaml.safe_load((ROOT / "configs" / "mappings" / "handbook.yaml").read_text())
-    read = read_stream(file, EventRules(), compile_mapping(EventMapping.model_validate(mapping)))
+    read = read_stream(file, EventRules(), EventMapping.model_validate(mapping))
     (transaction,) = read.transactions
     assert (transaction.card_id, transaction.amount_minor) == ("17", 5716)
     assert transaction.event_time_ms == 1_532_513_472_000
@@ -338,9 +416,128 @@ def test_a_bad_row_is_named_by_number_and_never_by_value(
     assert str(value) not in str(caught.value)
 
 
+def foreign_rows(**columns: list[object]) -> pl.DataFrame:
+    count = len(next(iter(columns.values())))
+    return pl.DataFrame(
+        {
+            "transaction_id": [f"tx{number}" for number in range(count)],
+            "event_time": [format_time(NOON_MS + number) for number in range(count)],
+            "card_id": "c1",
+            "terminal_id": "t1",
+            "amount_minor": 100,
+            "currency": "EUR",
+            "is_fraud": False,
+        }
+    ).with_columns(**{name: pl.Series(values) for name, values in columns.items()})
+
+
+def of(**fields: dict[str, str]) -> EventMapping:
+    return EventMapping.model_validate({"fields": fields})
+
+
+@pytest.mark.parametrize(
+    ("suffix", "frame", "mapping"),
+    [
+        (".parquet", foreign_rows(fee=[Decimal("1.50"), None]), None),
+        (".parquet", foreign_rows(fees=[[Decimal("1.50")], []], blob=[b"x", None]), None),
+        (
+            ".csv",
+            foreign_rows(CARD=["0017", "0018"]),
+            of(card_id={"from": "CARD", "prefix": "c"}),
+        ),
+        (
+            ".csv",
+            foreign_rows(PAID=[*["7"] * 200, "5.5"]),
+            of(amount_minor={"from": "PAID", "unit": "major"}),
+        ),
+        (".csv", foreign_rows(is_fraud=["1", "0"]), None),
+        (".csv", foreign_rows(is_fraud=["True", "false"]), None),
+        (".csv", foreign_rows(note=["x", None], amount_base_minor=["", "3"]), None),
+        (".ndjson", foreign_rows(is_fraud=[True, False]), None),
+        (".csv", foreign_rows(amount_minor=["12", "a lot"]), None),
+        (".csv", foreign_rows(amount_minor=["1" + "0" * 30, "a lot"]), None),
+        (
+            ".csv",
+            foreign_rows(PAID=["1e40", "1"]),
+            of(amount_minor={"from": "PAID", "unit": "major"}),
+        ),
+        (".csv", foreign_rows(event_time=["1e40", "1"]), of(event_time={"from": "event_time"})),
+        (
+            ".csv",
+            foreign_rows(event_time=["1e40", "1767268800"], is_fraud=["1", "1"]),
+            of(event_time={"from": "event_time", "unit": "s"}),
+        ),
+    ],
+)
+def test_training_reads_a_file_as_a_replay_does(
+    tmp_path: Path, suffix: str, frame: pl.DataFrame, mapping: EventMapping | None
+) -> None:
+    """Accepted by both, as the same payments; or refused, by the row that a worker would refuse."""
+    file = tmp_path / f"stream{suffix}"
+    if suffix == ".parquet":
+        frame.write_parquet(file)
+    elif suffix == ".csv":
+        frame.write_csv(file)
+    else:
+        frame.write_ndjson(file)
+    source = PaymentFile(file, RowForm(mapping), TimeSpan(), labels_after_ms=0)
+    replayed: list[Transaction] = []
+    refused: set[str] = set()
+    for event in ReplayStream(source, None):
+        try:
+            record = Record("t", 0, 0, 2**53, event.key, event.value)
+            replayed.append(parse_transaction(record, EventRules()))
+        except InvalidEventError as error:
+            refused.add(error.field)
+    if refused:
+        with pytest.raises(UsageError, match=r"row \d+: ") as caught:
+            read_stream(file, EventRules(), mapping)
+        assert any(f" {field}: " in str(caught.value) for field in refused)
+        return
+    frauds = [paid.finding is not None for paid in source]
+    read = read_stream(file, EventRules(), mapping)
+    # What tells of fraud stays behind in a replay, and is a field too many in training.
+    assert [replace(t, unknown_fields=0) for t in read.transactions] == [
+        replace(t, unknown_fields=0) for t in replayed
+    ]
+    assert read.is_fraud.tolist() == frauds
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{broken", "row 2: record: invalid_json"),
+        ("[1]", "row 2: record: not_an_object"),
+        ('{"is_fraud": true}', "row 2: "),
+    ],
+)
+def test_a_line_that_is_no_payment_is_named_by_number(
+    tmp_path: Path, content: str, words: str
+) -> None:
+    file = tmp_path / "stream.jsonl"
+    foreign_rows(card_id=["c1"]).write_ndjson(file)
+    file.write_text(file.read_text() + content)
+    with pytest.raises(UsageError, match=words):
+        read_stream(file, EventRules())
+
+
+def test_times_without_a_zone_are_refused_with_the_mapping_that_gives_one(tmp_path: Path) -> None:
+    file = tmp_path / "naive.parquet"
+    foreign_rows(event_time=[datetime(2026, 1, 1)]).write_parquet(file)  # noqa: DTZ001
+    with pytest.raises(UsageError, match="zone: UTC"):
+        read_stream(file, EventRules())
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "empty.parquet"
+    foreign_rows(card_id=["c1"]).clear().write_parquet(file)
+    with pytest.raises(UsageError, match="holds no transactions"):
+        read_stream(file, EventRules())
+
+
 @pytest.mark.parametrize("name", ["missing.parquet", "missing.csv", "stream.xlsx"])
 def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"cannot be read|must end in"):
+    with pytest.raises(UsageError, match=r"no such file|must end in"):
         read_stream(tmp_path / name, EventRules())
 
 
