@@ -74,8 +74,9 @@ def _explain_client_fault(fault: str, properties: Mapping[str, str]) -> str:
         )
     if fault.endswith(" must be set") or "is mandatory" in fault:
         asked_for = dict.fromkeys(_SECURITY_PROPERTY.findall(fault))
-        missing = [name for name in asked_for if not any(name in v for v in properties.values())]
-        if missing := [name for name in missing if name not in properties]:
+        given = [*properties.values()]  # a value that the library repeats asks for nothing
+        missing = [n for n in asked_for if n not in properties and not any(n in v for v in given)]
+        if missing:
             return f"the Kafka client also needs {', '.join(missing)}"
     if not names:
         # Named by another name, or not at all: without the one at fault it says something else.
