@@ -37,7 +37,7 @@ from fraudstream.adapters.kafka import (
     kafka_logger,
     producer_config,
 )
-from fraudstream.features import DEFAULT_FEATURES, profile_definition
+from fraudstream.feature_files import default_feature_set
 from fraudstream.local.stack import local_stack
 from fraudstream.topics import TopicAdmin, plan_topics
 
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
 def _round(arguments: argparse.Namespace, seed: int) -> dict[str, NDArray[np.float64]]:
     with local_stack() as stack:
         access = KafkaAccess(stack.bootstrap_servers)
-        horizon_ms = profile_definition(DEFAULT_FEATURES).horizon_ms
+        horizon_ms = default_feature_set().profile_definition("EUR").horizon_ms
         TopicAdmin(access).create(
             plan_topics(
                 _INPUTS,

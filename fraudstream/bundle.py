@@ -29,8 +29,9 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fraudstream.errors import BundleError
-from fraudstream.features import Feature, parse_feature
+from fraudstream.errors import BundleError, FeatureSetError
+from fraudstream.feature_set import FeatureSet, parse_feature_set
+from fraudstream.features import Feature
 from fraudstream.manifest import LAYOUT_VERSION, Golden, Manifest, Platform
 from fraudstream.score import XGBOOST_VERSION, Model
 
@@ -59,6 +60,8 @@ class Bundle:
         Which model it is: ``sha256`` is the hash of the manifest and so of everything in it.
     manifest
         What is known of it.
+    feature_set
+        What is remembered of whom, and all features that can be made of it.
     features
         The columns of ``model``; those of ``fallback`` are among them.
     model, fallback
@@ -69,6 +72,7 @@ class Bundle:
     version: str
     sha256: str
     manifest: Manifest
+    feature_set: FeatureSet
     features: tuple[Feature, ...]
     model: Model
     fallback: Model
@@ -168,13 +172,15 @@ def _load(path: Path) -> Bundle:
         raise _changed(MANIFEST)
     manifest = _parse_manifest(manifest_bytes)
     contents = _read_hashed(path, manifest.files)
-    features = _check_features(manifest)
+    feature_set = _check_feature_set(manifest)
+    features = _check_features(manifest, feature_set)
     _check_xgboost(manifest.xgboost_version)
     bundle = Bundle(
         name=manifest.name,
         version=manifest.version,
         sha256=hashlib.sha256(manifest_bytes).hexdigest(),
         manifest=manifest,
+        feature_set=feature_set,
         features=features,
         model=_model(MODEL, contents[MODEL], [feature.name for feature in features]),
         fallback=_model(FALLBACK, contents[FALLBACK], manifest.fallback_features),
@@ -216,6 +222,11 @@ def _parse_manifest(manifest_bytes: bytes) -> Manifest:
             f"its layout is version {layout}, and this fraudstream reads version "
             f"{LAYOUT_VERSION}: install a newer fraudstream, or train the bundle anew"
         )
+    if type(layout) is int and 0 < layout < LAYOUT_VERSION:
+        raise BundleError(
+            f"its layout is version {layout}, of an earlier fraudstream, and this one reads "
+            f"version {LAYOUT_VERSION}: train the bundle anew"
+        )
     try:
         manifest = Manifest.model_validate_json(manifest_bytes)
     except ValidationError as error:
@@ -244,24 +255,35 @@ def _read_hashed(path: Path, hashes: Mapping[str, str]) -> dict[str, bytes]:
     return contents
 
 
-def _check_features(manifest: Manifest) -> tuple[Feature, ...]:
+def _check_feature_set(manifest: Manifest) -> FeatureSet:
+    try:
+        feature_set = parse_feature_set(manifest.feature_set)
+    except FeatureSetError as error:
+        raise BundleError(f"its feature set is wrong ({error}): train the bundle anew") from None
+    if feature_set.sha256 != manifest.feature_set_sha256:
+        raise BundleError("its feature set is not the one of its hash: train the bundle anew")
+    return feature_set
+
+
+def _check_features(manifest: Manifest, feature_set: FeatureSet) -> tuple[Feature, ...]:
     """Compare what the model was trained on with what this code would compute."""
-    features = []
-    for definition in manifest.features:
-        feature = parse_feature(str(definition.get("name")))
+    try:
+        features = feature_set.select([str(d.get("name")) for d in manifest.features])
+    except FeatureSetError as error:
+        raise BundleError(f"{error}: train the bundle anew") from None
+    for feature, definition in zip(features, manifest.features, strict=True):
         if feature.definition() != definition:
             raise BundleError(
                 f"feature {feature.name!r} means something else in this fraudstream: train the "
                 "bundle anew, or install the version that it was trained with"
             )
-        features.append(feature)
     stateless = {feature.name for feature in features if feature.is_stateless}
     if odd := [name for name in manifest.fallback_features if name not in stateless]:
         raise BundleError(
             f"the fallback model uses {odd[0]!r}, which is none of the model's features that need "
             "no profile: train the bundle anew"
         )
-    return tuple(features)
+    return features
 
 
 def _check_xgboost(version: str) -> None:

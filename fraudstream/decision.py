@@ -193,6 +193,6 @@ def _sentence(feature: Feature, value: np.float32) -> str:
         return f"{words}." if value else f"Not a {words[0].lower()}{words[1:]}."
     if feature.aggregate == "rate":
         return f"{words}: {value:.1%}."
-    if feature.aggregate == "count":
+    if feature.aggregate in {"count", "distinct_count", "hour", "hash"}:
         return f"{words}: {value:.0f}."
     return f"{words}: {value:.2f}."

@@ -12,6 +12,7 @@
     └── StopError                     stop: the process ends, nothing of the batch is committed
         ├── UsageError                the words of the command are off
         ├── SettingsError             settings are wrong or do not belong together
+        ├── FeatureSetError           the definition of features is wrong
         ├── BundleError               the model bundle is missing, damaged or of another kind
         ├── RetentionError            the log forgets sooner than the profiles need it
         ├── StoreUnfitError           Valkey is there but must not be used as it is
@@ -21,6 +22,7 @@
         ├── WorkersGaveUpError        (demo) its workers ended by themselves; the code is theirs
         ├── LocalStackError           the embedded Kafka or Valkey could not be started
         ├── CountError                an independent count found events lost or doubled
+        ├── ParityError               features of decisions are not what the log gives
         └── ServiceAwayError          a one-shot command cannot reach Kafka or Valkey
 
 ``pipeline`` catches the first branch, record by record; ``runtime`` the second, batch by batch;
@@ -54,6 +56,7 @@ class ExitCode(IntEnum):
     COUNT = 18
     #: Kafka or Valkey could not be reached by a command that cannot wait for it.
     UNAVAILABLE = 19
+    PARITY = 20
 
 
 class Reason(StrEnum):
@@ -170,6 +173,12 @@ class SettingsError(StopError):
     exit_code = ExitCode.SETTINGS
 
 
+class FeatureSetError(StopError):
+    """A definition of features is wrong, or is not the one that is needed."""
+
+    exit_code = ExitCode.SETTINGS
+
+
 class BundleError(StopError):
     """The model bundle is missing, damaged, or made for other code."""
 
@@ -216,6 +225,12 @@ class CountError(StopError):
     """An independent count of the topics found events lost or doubled."""
 
     exit_code = ExitCode.COUNT
+
+
+class ParityError(StopError):
+    """An audit found features of decisions that are not what the log gives."""
+
+    exit_code = ExitCode.PARITY
 
 
 class ServiceAwayError(StopError):

@@ -98,7 +98,9 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     """A validated card payment.
 
     ``amount_base_minor`` is the amount in the profiles' currency, None when it is not known.
-    ``unknown_fields`` is how many fields the contract does not name.
+    ``unknown_fields`` is how many fields neither the contract nor the feature set names.
+    ``extra`` holds the fields beyond the contract that the feature set names, in its order; None
+    where the event has none.
     """
 
     transaction_id: str
@@ -109,6 +111,29 @@ class Transaction(msgspec.Struct, frozen=True, gc=False):
     currency: str
     amount_base_minor: int | None
     unknown_fields: int = 0
+    extra: tuple[tuple[str, str | None], ...] = ()
+
+    def text(self, field: str) -> str | None:
+        """Give a text field by its name, of the contract or beyond; None where there is none.
+
+        Examples
+        --------
+        >>> payment = Transaction("t1", 0, "c1", "shop1", 100, "EUR", 100, extra=(("mcc", "5411"),))
+        >>> payment.text("terminal_id"), payment.text("mcc"), payment.text("device_id")
+        ('shop1', '5411', None)
+        """
+        if field in TEXT_FIELDS:
+            value: str = getattr(self, field)
+            return value
+        return dict(self.extra).get(field)
+
+
+#: The text fields that every transaction has.
+TEXT_FIELDS = ("transaction_id", "card_id", "terminal_id", "currency")
+#: All fields that the contract names.
+CONTRACT_FIELDS = frozenset(TransactionEvent.__struct_fields__)
+#: Whom a label is about.
+LABEL_ENTITY_FIELDS = ("card_id", "terminal_id")
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
@@ -143,6 +168,9 @@ class EventRules:
         The key of those tokens.
     mapping
         Foreign object → object with our field names (`fraudstream.mapping.compile_mapping`).
+    extra_fields
+        Fields beyond the contract that the feature set reads: ids like the contract's own, or
+        missing.
     """
 
     currency: str = "EUR"
@@ -151,6 +179,7 @@ class EventRules:
     card_number: Literal["refuse", "hmac"] = "refuse"
     hmac_key: bytes = b""
     mapping: Callable[[Mapping[str, object]], dict[str, object]] | None = None
+    extra_fields: tuple[str, ...] = ()
 
 
 def parse_transaction(record: Record, rules: EventRules) -> Transaction:
@@ -186,6 +215,7 @@ def parse_transaction(record: Record, rules: EventRules) -> Transaction:
         event.currency,
         amount_base_minor,
         unknown_fields,
+        _extra(fields, rules),
     )
 
 
@@ -223,6 +253,24 @@ def format_time(time_ms: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time_ms % 1000:03d}Z"
 
 
+def _extra(fields: Mapping[str, object], rules: EventRules) -> tuple[tuple[str, str | None], ...]:
+    """Take the fields beyond the contract; a wrong one makes the event as bad as any other."""
+    if not rules.extra_fields:
+        return ()
+    found = []
+    for name in rules.extra_fields:
+        value = fields.get(name)
+        if value is not None:
+            if not isinstance(value, str):
+                raise InvalidEventError(Reason.WRONG_TYPE, name)
+            if holds_card_number(value):  # here a token is wanted, whatever the rule
+                value = tokenize(value, rules.hmac_key)
+            if re.match(_ID_PATTERN, value) is None:
+                raise InvalidEventError(Reason.BAD_FORMAT, name)
+        found.append((name, value))
+    return tuple(found)
+
+
 _EventT = TypeVar("_EventT", TransactionEvent, LabelEvent)
 _TRANSACTION_FIELDS = frozenset(TransactionEvent.__struct_fields__)
 _LABEL_FIELDS = frozenset(LabelEvent.__struct_fields__)
@@ -241,7 +289,9 @@ def _read_object(
         if rules.card_number == "refuse":
             raise InvalidEventError(Reason.CARD_NUMBER, "card_id")
         fields["card_id"] = tokenize(card_id, rules.hmac_key)
-    if unknown_fields and rules.card_number == "refuse":
+    for name in rules.extra_fields:
+        unknown_fields -= name in fields and name not in known
+    if rules.card_number == "refuse" and not fields.keys() <= known:
         # The name of the field is the publisher's text, and may itself hold the number.
         unknown = {name: value for name, value in fields.items() if name not in known}
         if value_holds_card_number(unknown):

@@ -1,74 +1,85 @@
 """Transaction + windows → the model's float32 vector. Third stage of the data's way.
 
-    Transaction ────┐
-                    ├─ build_vectors ─▶ float32 (n, features) ─▶ score
+    EventColumns ───┐
+                    ├─ VectorBuilder ─▶ float32 (n, features) ─▶ score
     ProfileAnswers ─┘
 
-A feature's name says what it is: ``<entity>_<measure>_<aggregate>_<window>[_lag<d>]``. The order
-of the columns belongs to the model's manifest, never to this file. Whatever the evaluator (Valkey,
-memory), the numbers are made here, from integer counts and sums, in float64, and rounded to
-float32 once.
+A feature's name says what it is: ``<entity>_<measure>_<aggregate>_<window>[_lag<d>]``. Which ones
+there are says a feature set (`fraudstream.feature_set`); the order of the columns belongs to the
+model's manifest, never to this file. Whatever the evaluator (Valkey, memory, Polars), the numbers
+are made here, from integer counts and sums, in float64 by `fraudstream.aggregates`, and rounded
+to float32 once.
 
-What every default feature says of the edges: a window is ``(t − lag − w, t − lag]``; the
-present transaction counts in windows without a lag; a value that cannot be known is NaN,
-XGBoost's own mark for missing; a fraud rate over nothing is 0, as in the reference data.
+A window is ``(t − lag − w, t − lag]``. Each feature says whether the present payment counts in it,
+what stands for an empty window, and what for one that cannot be known: NaN, XGBoost's own mark for
+missing, or a number.
 
 Source: Fraud-Detection-Handbook (Le Borgne et al. 2022), chapter 3, baseline transformations.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudstream.errors import BundleError
+from fraudstream import aggregates
 from fraudstream.event import Transaction
 from fraudstream.profile import (
-    DAY_MS,
+    SCAN_UNKNOWN,
     ProfileAnswers,
     ProfileDefinition,
+    Scan,
     Series,
     SeriesAnswers,
     Window,
 )
 
-Aggregate = Literal["amount", "is_weekend", "is_night", "count", "mean", "rate"]
-
-#: What is recorded, whichever windows are read. A series without windows is left out.
-_RECORDED: dict[str, tuple[Literal["card_id", "terminal_id"], str, tuple[str, ...]]] = {
-    "card_tx": ("card_id", "transactions", ("amount_minor", "amount_known")),
-    "terminal_tx": ("terminal_id", "transactions", ()),
-    "terminal_label": ("terminal_id", "labels", ("fraud",)),
+Aggregate = Literal[
+    "amount",
+    "is_weekend",
+    "is_night",
+    "hour",
+    "hash",
+    "frequency",
+    "count",
+    "sum",
+    "mean",
+    "std",
+    "rate",
+    "seconds_since_last",
+    "ratio_to_mean",
+    "distinct_count",
+    "quantile",
+]
+#: Known from the payment alone.
+STATELESS_AGGREGATES: Final = ("amount", "is_weekend", "is_night", "hour", "hash", "frequency")
+#: The function behind each aggregate: its docstring explains it with an example.
+FUNCTIONS: Final[Mapping[Aggregate, Callable[..., NDArray[np.float64]]]] = {
+    "amount": aggregates.amount,
+    "is_weekend": aggregates.is_weekend,
+    "is_night": aggregates.is_night,
+    "hour": aggregates.hour,
+    "hash": aggregates.hashed,
+    "frequency": aggregates.frequency,
+    "count": aggregates.count,
+    "sum": aggregates.total,
+    "mean": aggregates.mean,
+    "std": aggregates.deviation,
+    "rate": aggregates.rate,
+    "seconds_since_last": aggregates.seconds_since_last,
+    "ratio_to_mean": aggregates.ratio_to_mean,
+    "distinct_count": aggregates.distinct_count,
+    "quantile": aggregates.quantile,
 }
-_STATELESS: dict[str, tuple[Aggregate, str, str]] = {
-    "amount": ("amount", "AMOUNT", "amount of this payment"),
-    "is_weekend": ("is_weekend", "WEEKEND", "payment made on a Saturday or Sunday (UTC)"),
-    "is_night": ("is_night", "NIGHT", "payment made between 00:00 and 06:59 (UTC)"),
+_SCAN_KINDS: Final[Mapping[str, Literal["distinct", "quantile", "last"]]] = {
+    "distinct_count": "distinct",
+    "quantile": "quantile",
+    "seconds_since_last": "last",
 }
-#: Measure and aggregate in a name → aggregate, series that are read, reason code, words.
-_WINDOWED: dict[str, tuple[Aggregate, tuple[str, ...], str, str]] = {
-    "card_tx_count": ("count", ("card_tx",), "CARD_VELOCITY", "payments with this card"),
-    "card_amount_mean": ("mean", ("card_tx",), "CARD_SPENDING", "mean amount of this card"),
-    "terminal_tx_count": (
-        "count",
-        ("terminal_tx",),
-        "TERMINAL_TRAFFIC",
-        "payments at this terminal",
-    ),
-    "terminal_fraud_rate": (
-        "rate",
-        ("terminal_tx", "terminal_label"),
-        "TERMINAL_FRAUD",
-        "share of frauds at this terminal",
-    ),
-}
-_NAME = re.compile(r"(?P<base>[a-z_]+)_(?P<days>[1-9][0-9]?)d(?:_lag(?P<lag>[1-9][0-9]?)d)?")
-_WINDOW_DAYS_MAX = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +91,28 @@ class Feature:
     name
         Its name in our grammar.
     aggregate
-        What is done with the counts and sums.
+        What is made of the counts and sums: a key of `FUNCTIONS`.
     series
         Which series it reads; for a rate the counted one, then the labels.
     window
-        Over which window; None for a feature of the payment alone.
+        Over which window, and whether the present payment counts in it; None for a feature of the
+        payment alone.
     reason_code
         What an alert calls it: several features may share a reason.
     meaning
-        In words, for alerts and for ``--help``.
+        In words, for alerts and for people.
+    when_empty
+        What stands for a window that holds nothing to make a value of; None is NaN.
+    when_unknown
+        What stands for a value that cannot be known; None is NaN.
+    field
+        The event field that a categorical feature or a distinct count is about.
+    per_mille
+        Which quantile.
+    buckets
+        Into how many a text is hashed.
+    shares
+        How frequent each text is.
     """
 
     name: str
@@ -97,11 +121,25 @@ class Feature:
     window: Window | None
     reason_code: str
     meaning: str
+    when_empty: float | None = None
+    when_unknown: float | None = None
+    field: str = ""
+    per_mille: int = 0
+    buckets: int = 0
+    shares: tuple[tuple[str, float], ...] = ()
 
     @property
     def is_stateless(self) -> bool:
         """Whether it can be known without any profile."""
         return self.window is None
+
+    @property
+    def scan(self) -> Scan | None:
+        """What it needs looked up record by record; None if counts and sums are enough."""
+        kind = _SCAN_KINDS.get(self.aggregate)
+        if kind is None or self.window is None:
+            return None
+        return Scan(kind, self.window, self.field, self.per_mille)
 
     def definition(self) -> dict[str, object]:
         """Say all that fixes its value, for the model's manifest."""
@@ -112,98 +150,53 @@ class Feature:
             "series": list(self.series),
             "window_ms": window.length_ms if window else None,
             "lag_ms": window.lag_ms if window else None,
-            "counts_present": window is not None and window.lag_ms == 0,
-            "when_empty": 0.0 if self.aggregate in {"rate", "count"} else None,
+            "counts_present": window is not None and window.lag_ms == 0 and window.counts_present,
+            "when_empty": self.when_empty,
+            "when_unknown": self.when_unknown,
+            "field": self.field,
+            "per_mille": self.per_mille,
+            "buckets": self.buckets,
+            "shares": [list(share) for share in self.shares],
         }
 
 
-def parse_feature(name: str) -> Feature:
-    """Read a feature's name.
+@dataclass(frozen=True, slots=True, eq=False)
+class EventColumns:
+    """What features need of n payments themselves, as columns.
 
-    Raises
-    ------
-    BundleError
-        The code knows no such feature.
-
-    Examples
-    --------
-    >>> feature = parse_feature("terminal_fraud_rate_7d_lag7d")
-    >>> feature.aggregate, feature.window
-    ('rate', Window(length_ms=604800000, lag_ms=604800000))
-    >>> parse_feature("card_tx_count_1d").meaning
-    'payments with this card within 1 day'
+    Attributes
+    ----------
+    event_time_ms
+        Shape (n,), int64, epoch milliseconds.
+    amount_base_minor
+        Shape (n,), int64: minor units of the profiles' currency, −1 where that is not known.
+    texts
+        By field name, n texts or None: the fields of categorical features.
     """
-    if name in _STATELESS:
-        aggregate, reason_code, meaning = _STATELESS[name]
-        return Feature(name, aggregate, (), None, reason_code, meaning)
-    found = _NAME.fullmatch(name)
-    if found is None or found["base"] not in _WINDOWED or int(found["days"]) > _WINDOW_DAYS_MAX:
-        raise BundleError(
-            f"unknown feature {name!r}: features are {', '.join(_STATELESS)} and "
-            f"{', '.join(_WINDOWED)}, followed by a window like _7d and at will a lag like _lag7d"
+
+    event_time_ms: NDArray[np.int64]
+    amount_base_minor: NDArray[np.int64]
+    texts: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of payments."""
+        return len(self.event_time_ms)
+
+    @classmethod
+    def of(cls, transactions: Sequence[Transaction], fields: Sequence[str] = ()) -> EventColumns:
+        """Take the columns out of transactions."""
+        amounts = [-1 if (a := t.amount_base_minor) is None else a for t in transactions]
+        return cls(
+            np.array([t.event_time_ms for t in transactions], dtype=np.int64),
+            np.array(amounts, dtype=np.int64),
+            {name: [t.text(name) for t in transactions] for name in fields},
         )
-    aggregate, series, reason_code, meaning = _WINDOWED[found["base"]]
-    days, lag_days = int(found["days"]), int(found["lag"] or 0)
-    words = f"{meaning} within {days} day{'s' if days > 1 else ''}"
-    if lag_days:
-        words += f", up to {lag_days} day{'s' if lag_days > 1 else ''} ago"
-    window = Window(days * DAY_MS, lag_days * DAY_MS)
-    return Feature(name, aggregate, series, window, reason_code, words)
 
 
-DEFAULT_FEATURES: tuple[Feature, ...] = tuple(
-    parse_feature(name)
-    for name in (
-        "amount",
-        "is_weekend",
-        "is_night",
-        "card_tx_count_1d",
-        "card_tx_count_7d",
-        "card_tx_count_30d",
-        "card_amount_mean_1d",
-        "card_amount_mean_7d",
-        "card_amount_mean_30d",
-        "terminal_tx_count_1d_lag7d",
-        "terminal_tx_count_7d_lag7d",
-        "terminal_tx_count_30d_lag7d",
-        "terminal_fraud_rate_1d_lag7d",
-        "terminal_fraud_rate_7d_lag7d",
-        "terminal_fraud_rate_30d_lag7d",
-    )
-)
-
-#: What can still be known when no profile can be read.
-FALLBACK_FEATURES: tuple[Feature, ...] = tuple(f for f in DEFAULT_FEATURES if f.is_stateless)
+#: Values, and where a value cannot be known.
+_Column: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.bool_]]"
 
 
-def profile_definition(features: Sequence[Feature]) -> ProfileDefinition:
-    """Find out which series, and which windows of them, the features need.
-
-    Examples
-    --------
-    >>> [series.name for series in profile_definition(DEFAULT_FEATURES).series]
-    ['card_tx', 'terminal_tx', 'terminal_label']
-    >>> profile_definition(DEFAULT_FEATURES).horizon_ms // DAY_MS
-    38
-    """
-    series = []
-    for name, (entity, kind, measures) in _RECORDED.items():
-        windows = {f.window for f in features if f.window is not None and name in f.series}
-        if windows:
-            is_labels = kind == "labels"
-            series.append(
-                Series(
-                    name,
-                    entity,
-                    "labels" if is_labels else "transactions",
-                    measures,
-                    tuple(sorted(windows, key=lambda w: (w.lag_ms, w.length_ms))),
-                )
-            )
-    return ProfileDefinition(tuple(series))
-
-
-@dataclass(frozen=True, slots=True)
 class VectorBuilder:
     """Builds the vectors of one model: which features, in which order.
 
@@ -217,95 +210,129 @@ class VectorBuilder:
         Minor units in one major unit of the profiles' currency: 100 for cents.
     """
 
-    features: tuple[Feature, ...]
-    definition: ProfileDefinition
-    minor_per_major: int = 100
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        definition: ProfileDefinition,
+        minor_per_major: int = 100,
+    ) -> None:
+        self.features = tuple(features)
+        #: Event fields that categorical features read.
+        self.text_fields = tuple(sorted({f.field for f in features if f.is_stateless and f.field}))
+        self._series = {series.name: series for series in definition.series}
+        self._minor_per_major = minor_per_major
 
-    def build(
-        self, transactions: Sequence[Transaction], answers: ProfileAnswers | None
-    ) -> NDArray[np.float32]:
-        """Build the vectors of n transactions.
+    def build(self, events: EventColumns, answers: ProfileAnswers | None) -> NDArray[np.float32]:
+        """Build the vectors of n payments.
 
         Parameters
         ----------
-        transactions
-            The n transactions.
+        events
+            The n payments.
         answers
             What the profile store said of them; None builds NaN for all that needs it.
 
         Returns
         -------
         vectors
-            Shape (n, features), float32, C-contiguous; NaN where a value cannot be known.
+            Shape (n, features), float32, C-contiguous.
         """
-        columns = [self._column(feature, transactions, answers) for feature in self.features]
-        vectors = np.empty((len(transactions), len(columns)), dtype=np.float32)
-        for index, column in enumerate(columns):
-            vectors[:, index] = column
+        vectors = np.empty((len(events), len(self.features)), dtype=np.float32)
+        for index, feature in enumerate(self.features):
+            if feature.is_stateless:
+                column = self._stateless(feature, events)
+            elif answers is None:
+                vectors[:, index] = np.nan
+                continue
+            else:
+                column = self._windowed(feature, events, answers)
+            vectors[:, index] = _filled(feature, *column)
         return vectors
 
-    def _column(
-        self,
-        feature: Feature,
-        transactions: Sequence[Transaction],
-        answers: ProfileAnswers | None,
-    ) -> NDArray[np.float64]:
-        if feature.window is None:
-            return _STATELESS_COLUMNS[feature.aggregate](transactions, self.minor_per_major)
-        if answers is None:
-            return np.full(len(transactions), np.nan)
-        counts, sums = self._windows(feature, feature.series[0], answers)
-        if feature.aggregate == "count":
-            return np.where(counts < 0, np.nan, counts)
-        if feature.aggregate == "mean":
-            amount_minor, known = sums[:, 0], sums[:, 1]
-            return _divide(amount_minor / self.minor_per_major, known, counts < 0, np.nan)
-        label_counts, label_sums = self._windows(feature, feature.series[1], answers)
-        unknown = (counts < 0) | (label_counts < 0)
-        return _divide(label_sums[:, 0].astype(np.float64), counts, unknown, 0.0)
+    def _stateless(self, feature: Feature, events: EventColumns) -> _Column:
+        if feature.aggregate == "amount":
+            values = aggregates.amount(events.amount_base_minor, self._minor_per_major)
+            return values, events.amount_base_minor < 0
+        if feature.field:
+            texts = events.texts[feature.field]
+            missing = np.array([text is None for text in texts], dtype=bool)
+            if feature.aggregate == "hash":
+                return aggregates.hashed(texts, feature.buckets), missing
+            return aggregates.frequency(texts, dict(feature.shares)), missing
+        never = np.zeros(len(events), dtype=bool)
+        return FUNCTIONS[feature.aggregate](events.event_time_ms), never
 
-    def _windows(
-        self, feature: Feature, series_name: str, answers: ProfileAnswers
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        series = next(s for s in self.definition.series if s.name == series_name)
+    def _windowed(self, feature: Feature, events: EventColumns, answers: ProfileAnswers) -> _Column:
         assert feature.window is not None
+        name = feature.series[0]
+        found, series = answers.series[name], self._series[name]
+        if feature.scan is not None:
+            return self._scanned(feature, found.scans[:, series.scans.index(feature.scan)])
         index = series.windows.index(feature.window)
-        answer: SeriesAnswers = answers.series[series_name]
-        return answer.counts[:, index], answer.sums[:, index]
+        read = _Read(found.counts[:, index], _sums(series, found, index), events)
+        unknown = read.counts < 0
+        if feature.aggregate == "rate":
+            labels = self._series[feature.series[1]]
+            label_index = labels.windows.index(feature.window)
+            label_answers = answers.series[labels.name]
+            unknown |= label_answers.counts[:, label_index] < 0
+            frauds = _sums(labels, label_answers, label_index)["fraud"]
+            return aggregates.rate(frauds, read.counts), unknown
+        if feature.aggregate == "ratio_to_mean":
+            unknown |= events.amount_base_minor < 0
+        return _WINDOWED[feature.aggregate](read, self._minor_per_major), unknown
+
+    def _scanned(self, feature: Feature, column: NDArray[np.int64]) -> _Column:
+        unknown = column == SCAN_UNKNOWN
+        if feature.aggregate == "quantile":
+            return aggregates.quantile(column, self._minor_per_major), unknown
+        return FUNCTIONS[feature.aggregate](column), unknown
 
 
-def _divide(
-    dividend: NDArray[np.float64],
-    divisor: NDArray[np.int64],
-    unknown: NDArray[np.bool_],
-    when_empty: float,
-) -> NDArray[np.float64]:
-    quotient = np.full(len(dividend), when_empty)
-    np.divide(dividend, divisor, out=quotient, where=divisor > 0)
-    quotient[unknown] = np.nan
-    return quotient
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """One window of one series, and the payments that it was read for."""
+
+    counts: NDArray[np.int64]
+    sums: Mapping[str, NDArray[np.int64]]
+    events: EventColumns
 
 
-def _amounts(transactions: Sequence[Transaction], minor_per_major: int) -> NDArray[np.float64]:
-    """Give the amount in major units of the profiles' currency; NaN when that is not known."""
-    minor = [np.nan if t.amount_base_minor is None else t.amount_base_minor for t in transactions]
-    return np.array(minor, dtype=np.float64) / minor_per_major
+def _sums(series: Series, found: SeriesAnswers, window: int) -> dict[str, NDArray[np.int64]]:
+    return {name: found.sums[:, window, c] for c, name in enumerate(series.measures)}
 
 
-def _weekends(transactions: Sequence[Transaction], _: int) -> NDArray[np.float64]:
-    """Give 1 for Saturday and Sunday. 1970-01-01 was a Thursday, day 3 counted from Monday."""
-    days = np.array([t.event_time_ms for t in transactions], dtype=np.int64) // DAY_MS
-    return ((days + 3) % 7 >= 5).astype(np.float64)
+def _total(read: _Read, minor_per_major: int) -> NDArray[np.float64]:
+    if "fraud" in read.sums:
+        return aggregates.total(read.sums["fraud"], 1)
+    return aggregates.total(read.sums["amount_minor"], minor_per_major)
 
 
-def _nights(transactions: Sequence[Transaction], _: int) -> NDArray[np.float64]:
-    """Give 1 from 00:00:00 to 06:59:59, as the reference data do."""
-    times_ms = np.array([t.event_time_ms for t in transactions], dtype=np.int64)
-    return (times_ms % DAY_MS // 3_600_000 <= 6).astype(np.float64)
+def _deviation(read: _Read, minor_per_major: int) -> NDArray[np.float64]:
+    squares = [read.sums[f"amount_square_{limb}"] for limb in range(3)]
+    amount, known = read.sums["amount_minor"], read.sums["amount_known"]
+    return aggregates.deviation(amount, squares, known, minor_per_major)
 
 
-_STATELESS_COLUMNS: dict[str, Callable[[Sequence[Transaction], int], NDArray[np.float64]]] = {
-    "amount": _amounts,
-    "is_weekend": _weekends,
-    "is_night": _nights,
+#: How each aggregate of one window takes its numbers from what was read.
+_WINDOWED: Final[Mapping[str, Callable[[_Read, int], NDArray[np.float64]]]] = {
+    "count": lambda read, _: aggregates.count(read.counts),
+    "sum": _total,
+    "mean": lambda read, scale: aggregates.mean(
+        read.sums["amount_minor"], read.sums["amount_known"], scale
+    ),
+    "std": _deviation,
+    "ratio_to_mean": lambda read, _: aggregates.ratio_to_mean(
+        read.events.amount_base_minor, read.sums["amount_minor"], read.sums["amount_known"]
+    ),
 }
+
+
+def _filled(
+    feature: Feature, values: NDArray[np.float64], unknown: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Put the feature's own numbers where there is nothing, and where nothing can be known."""
+    if feature.when_empty is not None:
+        values = np.where(np.isnan(values), feature.when_empty, values)
+    when_unknown = np.nan if feature.when_unknown is None else feature.when_unknown
+    return np.where(unknown, when_unknown, values)

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 #: Version of the folder's layout and of the manifest's fields.
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -75,8 +75,9 @@ class Quality(_Record):
 class Manifest(_Record):
     """What ``manifest.json`` holds.
 
-    ``features`` are their definitions in the order of the model's columns, as
-    `fraudstream.features.Feature.definition` gives them; the fallback model's columns are
+    ``feature_set`` is the document that all features come from (`fraudstream.feature_set`), with
+    its hash. ``features`` are the definitions of those that are the model's columns, in their
+    order, as `fraudstream.features.Feature.definition` gives them; the fallback model's columns are
     ``fallback_features``. ``label_maturity`` says how final the labels behind ``quality`` were.
     ``calibration`` is null: scores are no probabilities.
     """
@@ -87,6 +88,8 @@ class Manifest(_Record):
     files: dict[str, Sha256]
     xgboost_version: str
     platform: Platform
+    feature_set: dict[str, JsonValue]
+    feature_set_sha256: Sha256
     features: tuple[dict[str, JsonValue], ...] = Field(min_length=1)
     fallback_features: tuple[str, ...] = Field(min_length=1)
     training: Training

@@ -19,7 +19,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from fraudstream import __version__
 from fraudstream.errors import Reason, SettingsError, UnavailableError
 from fraudstream.pipeline import InputBatch, InputTopics, Processed
-from fraudstream.profile import InputPartition
+from fraudstream.profile import (
+    InputPartition,
+)
 
 _log = structlog.get_logger("metrics")
 
@@ -35,6 +37,7 @@ _PLAIN_COUNTS = {
     "unknown_fields": "Fields that the contract does not name.",
     "key_mismatch": "Transactions whose Kafka key is not their card id.",
     "amount_unknown": "Transactions without an amount in the profiles' currency.",
+    "entity_missing": "Times that a transaction did not name an optional entity of a series.",
     "conflicts": "Copies of a payment, in one series, with another content. The first one stands.",
     "labels_too_late": "Labels of payments older than what is kept.",
     "labels_superseded": "Labels that a newer finding already stands against.",

@@ -31,9 +31,10 @@ from fraudstream.decision import (
 from fraudstream.errors import InvalidEventError, StoreUnavailableError
 from fraudstream.errors import Reason as DeadLetterReason
 from fraudstream.event import EventRules, Label, Record, Transaction, parse_label, parse_transaction
-from fraudstream.features import Feature, VectorBuilder
+from fraudstream.features import EventColumns, Feature, VectorBuilder
 from fraudstream.profile import (
     LABELS_TOPIC_NUMBER,
+    SCAN_UNKNOWN,
     TRANSACTIONS_TOPIC_NUMBER,
     InputPartition,
     Located,
@@ -200,7 +201,9 @@ class Pipeline:
         answers = self._consult(batch, parsed, processed, is_degradable=is_degradable)
         lap.done("profile")
         transactions = [_transaction(located) for located in parsed.transactions]
-        vectors = self._vectors.build(transactions, answers)
+        vectors = self._vectors.build(
+            EventColumns.of(transactions, self._vectors.text_fields), answers
+        )
         scores = self._score(vectors, is_degraded=answers is None)
         lap.done("score")
         decisions = self._decide(batch, parsed, answers, vectors, scores)
@@ -261,6 +264,7 @@ class Pipeline:
         processed.counts["labels_superseded"] += answers.labels_superseded
         for series in answers.series.values():
             processed.counts["conflicts"] += int((series.marks & Mark.CONFLICT > 0).sum())
+            processed.counts["entity_missing"] += int(series.absent.sum())
         return answers
 
     def _score(self, vectors: NDArray[np.float32], *, is_degraded: bool) -> NDArray[np.float32]:
@@ -374,7 +378,9 @@ def _add_profile_flags(flags: Sequence[list[Flag]], answers: ProfileAnswers) -> 
     too_late, incomplete, duplicate = (np.zeros(rows, dtype=bool) for _ in range(3))
     for series in answers.series.values():
         too_late |= series.outcomes == Recording.TOO_LATE
-        incomplete |= (series.counts < 0).any(axis=1)
+        # An event that does not name an entity is no sign of a loss.
+        unknown = (series.counts < 0).any(axis=1) | (series.scans == SCAN_UNKNOWN).any(axis=1)
+        incomplete |= unknown & ~series.absent
         # A copy that names another card is still one at the same terminal.
         duplicate |= series.outcomes == Recording.DUPLICATE
     marks: list[tuple[NDArray[np.bool_], Flag]] = [

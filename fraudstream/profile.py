@@ -18,9 +18,10 @@ Kafka is the truth and the store a view of it. Every application of records says
 ``[from, to)`` of each input partition it covers; the store keeps the end of the last one as a
 *watermark*, in the same atomic step as the data, and refuses a stretch that would leave a gap.
 
-This module holds the definitions and the protocol. `fraudstream.adapters.profiles` keeps the books
-of stretches and watermarks; behind it stand two implementations of one contract: Valkey
-(``adapters/valkey.py`` with ``profile.lua``) and memory (``adapters/memory.py``).
+This module holds the definitions, and the store as the pipeline sees it. What stands behind it is
+in ``adapters``: ``profiles`` keeps the books of stretches and watermarks, `ProfileBackend`
+(``adapters/profile_backend.py``) is what a place for records must offer, and Valkey
+(``valkey.py`` with ``profile.lua``) and memory (``memory.py``) are two such places.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Literal, NamedTuple, Protocol
 
@@ -38,25 +39,58 @@ from numpy.typing import NDArray
 from fraudstream.event import Label, Transaction
 
 #: Version of the records' layout and of the keys, part of every key's name through the digest.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 DAY_MS = 86_400_000
-#: Later than any event.
-NO_TIME_MS = 2**53 - 1
-#: The most series entries one call may carry: a call blocks the server for everybody.
-CALL_ENTRIES_MAX = 128
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """A sliding window ``(t − lag − length, t − lag]``."""
+    """A sliding window ``(t − lag − length, t − lag]``.
+
+    ``counts_present`` False leaves the present event itself out of a window without a lag: only
+    what stands before it in the series counts.
+    """
 
     length_ms: int
     lag_ms: int = 0
+    counts_present: bool = True
 
     @property
     def reach_ms(self) -> int:
         """How far back it looks from the time it is read at."""
         return self.length_ms + self.lag_ms
+
+
+#: A scan looks at no more than so many of a window's records, the latest ones.
+SCAN_RECORDS_MAX = 256
+#: Answers of a scan that are none: the window reaches back before what is known; it holds nothing.
+SCAN_UNKNOWN, SCAN_NOTHING = -1, -2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Scan:
+    """Something that two positions do not tell: the records of a window are looked at one by one.
+
+    Parameters
+    ----------
+    kind
+        ``distinct``: how many values of an attribute there are (an event without one adds none).
+        ``quantile``: the nearest rank, the amount at place ⌈n · per_mille / 1000⌉ of the n known
+        amounts in ascending order, minor units. ``last``: how many milliseconds before the present
+        event the latest record of the window is; never the present event itself, known also where
+        the window reaches back further than what is known, if there is such a record.
+    window
+        Over which window. ``distinct`` and ``quantile`` see its latest `SCAN_RECORDS_MAX` records.
+    attribute
+        Which attribute of the series, for ``distinct``.
+    per_mille
+        Which quantile: 500 is the median.
+    """
+
+    kind: Literal["distinct", "quantile", "last"]
+    window: Window
+    attribute: str = ""
+    per_mille: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +102,38 @@ class Series:
     name
         Part of the keys' names: ``card_tx``.
     entity
-        The event field that names the entity: ``card_id``.
+        The event field that names the entity: ``card_id``. Events without it (a field beyond the
+        contract may be missing) are not recorded, and their windows are unknown.
     kind
         ``transactions`` or ``labels``: which events are recorded.
     measures
-        Integer columns kept as running sums beside the count. Known measures: ``amount_minor``
-        and ``amount_known`` (1 when the amount is known in the profiles' currency) of a
-        transaction; ``fraud`` of a label.
+        Integer columns kept as running sums beside the count; `MEASURES` lists them.
     windows
-        What is read for every transaction.
+        What is read for every transaction: count and sums of each.
     allowed_lateness_ms
         How much later than the newest event of its series an event may come and still find every
         window whole.
+    attributes
+        Event fields of which each record keeps an 8-byte hash, for scans.
+    scans
+        What is looked up for every transaction by going through the latest records of a window.
     """
 
     name: str
-    entity: Literal["card_id", "terminal_id"]
+    entity: str
     kind: Literal["transactions", "labels"]
     measures: tuple[str, ...]
     windows: tuple[Window, ...]
     allowed_lateness_ms: int = DAY_MS
+    attributes: tuple[str, ...] = ()
+    scans: tuple[Scan, ...] = ()
 
     @property
     def horizon_ms(self) -> int:
         """How far behind the newest record a series is kept."""
-        return max(window.reach_ms for window in self.windows) + self.allowed_lateness_ms
+        windows = (*self.windows, *(scan.window for scan in self.scans))
+        reach_ms = max((window.reach_ms for window in windows), default=0)
+        return reach_ms + self.allowed_lateness_ms
 
     @property
     def is_versioned(self) -> bool:
@@ -102,9 +143,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class ProfileDefinition:
-    """All series of a deployment. The digest of it is part of every key's name."""
+    """All series of a deployment, and the one currency of their amounts.
+
+    The digest of it is part of every key's name.
+    """
 
     series: tuple[Series, ...]
+    currency: str = "EUR"
 
     @property
     def horizon_ms(self) -> int:
@@ -117,8 +162,9 @@ class ProfileDefinition:
         canonical = json.dumps(
             [
                 LAYOUT_VERSION,
+                self.currency,
                 [
-                    [s.name, s.entity, s.kind, s.measures, s.horizon_ms]
+                    [s.name, s.entity, s.kind, s.measures, s.attributes, s.horizon_ms]
                     for s in sorted(self.series, key=lambda series: series.name)
                 ],
             ]
@@ -158,19 +204,6 @@ class Mark(IntFlag):
     LATE = 1
     #: The copy found under the same identity has other measures. The first one stands.
     CONFLICT = 2
-
-
-class Entry(NamedTuple):
-    """One event's part in one series: what to record, and at which time to read."""
-
-    series: int
-    entity: str
-    is_recorded: bool
-    event_time_ms: int
-    id_hash: bytes
-    position: bytes
-    version_ms: int
-    values: tuple[int, ...]
 
 
 class Stretch(NamedTuple):
@@ -213,12 +246,18 @@ class SeriesAnswers:
         Shape (n, windows), int64; −1 where the window reaches back before what is known.
     sums
         Shape (n, windows, measures), int64.
+    scans
+        Shape (n, scans), int64: values from 0, `SCAN_UNKNOWN` or `SCAN_NOTHING`.
+    absent
+        Shape (n,), bool: the transaction does not name this series' entity. All is unknown then.
     """
 
     outcomes: NDArray[np.int64]
     marks: NDArray[np.int64]
     counts: NDArray[np.int64]
     sums: NDArray[np.int64]
+    scans: NDArray[np.int64]
+    absent: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,115 +291,45 @@ class ProfileStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class BucketRequest:
-    """One call to one bucket: applied wholly or not at all.
-
-    Attributes
-    ----------
-    bucket
-        Which bucket's keys and watermarks.
-    stretches
-        By input partition: applied only if the stored watermark is at or above ``start``.
-    entries
-        At most `CALL_ENTRIES_MAX`, in order.
-    is_initial
-        Set the watermark of partitions that have none to their stretch's ``start`` first.
-    is_record_only
-        Read nothing: rows are outcome and marks alone. For repairs.
-    oldest_ms
-        Nothing is trimmed that an event of this time looks back on: the oldest of the batch, for
-        after a crash the whole batch comes again and must read what it read.
-    epoch
-        The epoch this bucket is expected to have, ``b""`` when not known.
-    candidate_epoch
-        8 random bytes, kept as the epoch if the bucket has none.
-    """
-
-    bucket: int
-    stretches: Mapping[InputPartition, Stretch]
-    entries: Sequence[Entry]
-    is_initial: bool = False
-    is_record_only: bool = False
-    oldest_ms: int = NO_TIME_MS
-    epoch: bytes = b""
-    candidate_epoch: bytes = b"\0" * 8
-
-
-@dataclass(frozen=True, slots=True)
-class BucketReply:
-    """The answer to one `BucketRequest`.
-
-    ``is_applied`` is False when a watermark was missing or too low, or the epoch another: then
-    nothing was written and ``rows`` is empty. ``partitions_known`` counts the partitions that have
-    a watermark, ``partitions_rebuilding`` those whose rebuild is not done. ``rows`` holds, for
-    each series index, an int64 array of shape (entries of that series, 2 + windows × (1 +
-    measures)): outcome, marks, then for each window its count and sums.
-    """
-
-    is_applied: bool
-    epoch: bytes
-    partitions_known: int
-    partitions_rebuilding: int
-    rows: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class BucketState:
-    """What a bucket remembers of the log: epoch (``b""``: none) and watermarks."""
-
-    epoch: bytes
-    watermarks: Mapping[InputPartition, int]
-
-
-class ProfileBackend(Protocol):
-    """The few operations a store must offer; the rest is `adapters.profiles`' bookkeeping."""
-
-    def apply(self, requests: Sequence[BucketRequest]) -> list[BucketReply]:
-        """Carry out the requests in one round trip, each atomically."""
-        ...
-
-    def require_available(self) -> None:
-        """Raise `StoreUnavailableError` if a call would not even be tried."""
-        ...
-
-    def states(self) -> list[BucketState]:
-        """Read every bucket's epoch and watermarks."""
-        ...
-
-    def mark_rebuild(self, partition: InputPartition, target: int) -> None:
-        """Say in every bucket that a partition is being rebuilt until its watermark is there."""
-        ...
-
-    def raise_floor(self, known_from_ms: int) -> None:
-        """Say in every bucket that nothing before this time is known any more."""
-        ...
-
-
 def id_hash(transaction_id: str) -> bytes:
     """Hash a transaction id to the 8 bytes that records keep."""
     return hashlib.blake2b(transaction_id.encode(), digest_size=8).digest()
 
 
-def pack_position(partition: InputPartition, offset: int) -> bytes:
-    """Pack a source position into 8 bytes: topic number · partition · offset + 1.
-
-    All zero is left free: it means "did not come through Kafka".
-
-    Examples
-    --------
-    >>> pack_position(InputPartition(1, 3), 41).hex()
-    '010003000000002a'
-    """
-    number = partition.topic_number << 56 | partition.partition << 40 | (offset + 1)
-    return number.to_bytes(8, "big")
+#: What a series can keep sums of, by the kind of its events. Squares of amounts are kept in three
+#: limbs of 27 bits, lowest first, so that their sums stay whole numbers of at most 53 bits.
+MEASURES: Mapping[str, tuple[str, ...]] = {
+    "transactions": (
+        "amount_minor",
+        "amount_known",
+        "amount_square_0",
+        "amount_square_1",
+        "amount_square_2",
+    ),
+    "labels": ("fraud",),
+}
+SQUARE_LIMB_BITS = 27
+NO_ATTRIBUTE = b"\0" * 8
 
 
 def transaction_values(series: Series, transaction: Transaction) -> tuple[int, ...]:
     """Give a transaction's integer columns for a series."""
-    known = transaction.amount_base_minor is not None
+    amount = transaction.amount_base_minor
+    if series.measures == ("amount_minor", "amount_known"):
+        return (0, 0) if amount is None else (amount, 1)
+    known = amount or 0
+    square, limb = known * known, (1 << SQUARE_LIMB_BITS) - 1
     columns = {
-        "amount_minor": transaction.amount_base_minor or 0,
-        "amount_known": int(known),
+        "amount_minor": known,
+        "amount_known": int(amount is not None),
+        "amount_square_0": square & limb,
+        "amount_square_1": square >> SQUARE_LIMB_BITS & limb,
+        "amount_square_2": square >> 2 * SQUARE_LIMB_BITS,
     }
     return tuple(columns[measure] for measure in series.measures)
+
+
+def transaction_attributes(series: Series, transaction: Transaction) -> tuple[bytes, ...]:
+    """Give the hashes that a series keeps of a transaction's fields."""
+    values = (transaction.text(name) for name in series.attributes)
+    return tuple(NO_ATTRIBUTE if value is None else id_hash(value) for value in values)

@@ -16,6 +16,12 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="Settings file (YAML)."),
 ]
+FeatureSetFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--feature-set", metavar="FILE", help="Feature set (YAML) instead of the default one."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from fraudstream.bundle import Bundle
+    from fraudstream.event import EventRules
     from fraudstream.manifest import Period, Quality
     from fraudstream.training.stream_file import LabelledStream
-    from fraudstream.training.train import TrainingSettings
 
     ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -115,14 +115,18 @@ def train(
       FRAUDSTREAM_MODEL__BUNDLE=models/mine fraudstream run
     """
     from fraudstream.bundle import write_bundle
+    from fraudstream.event import EventRules
+    from fraudstream.feature_files import chosen_feature_set
     from fraudstream.training.train import TrainingSettings
     from fraudstream.training.train import train as make_draft
 
     _check_place(out, replace=replace)
-    settings = _read_yaml(config, TrainingSettings) if config else TrainingSettings()
-    stream = _read_stream(data, settings, mapping)
+    settings = read_yaml(config, TrainingSettings) if config else TrainingSettings()
+    feature_set = chosen_feature_set(settings.feature_set)
+    rules = EventRules(currency=settings.currency, extra_fields=feature_set.extra_fields)
+    stream = _read_stream(data, rules, mapping)
     with _progress(f"{len(stream.transactions):,} vectors", len(stream.transactions)) as advance:
-        draft = make_draft(stream, out.resolve().name, settings, advance)
+        draft = make_draft(stream, out.resolve().name, settings, feature_set, advance)
     _show(write_bundle(out, draft))
 
 
@@ -178,16 +182,16 @@ def _check_place(out: Path, *, replace: bool) -> None:
         raise UsageError(f"--out {out} is there already; --replace trains it anew")
 
 
-def _read_stream(data: Path, settings: TrainingSettings, mapping: Path | None) -> LabelledStream:
-    from fraudstream.event import EventRules
+def _read_stream(data: Path, rules: EventRules, mapping: Path | None) -> LabelledStream:
     from fraudstream.mapping import EventMapping
     from fraudstream.training.stream_file import read_stream
 
-    meaning = _read_yaml(mapping, EventMapping) if mapping is not None else None
-    return read_stream(data, EventRules(currency=settings.currency), meaning)
+    meaning = read_yaml(mapping, EventMapping) if mapping is not None else None
+    return read_stream(data, rules, meaning)
 
 
-def _read_yaml(file: Path, kind: type[ModelT]) -> ModelT:
+def read_yaml(file: Path, kind: type[ModelT]) -> ModelT:
+    """Read a file of settings or of meanings; what is wrong with it is said as a sentence."""
     import yaml
     from pydantic import ValidationError
 

@@ -21,7 +21,7 @@ from fraudstream.adapters.memory import MemoryBackend
 from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
 from fraudstream.errors import UsageError
 from fraudstream.event import Label, Transaction
-from fraudstream.features import Feature, VectorBuilder, profile_definition
+from fraudstream.features import EventColumns, Feature, VectorBuilder
 from fraudstream.profile import (
     DAY_MS,
     LABELS_TOPIC_NUMBER,
@@ -29,6 +29,7 @@ from fraudstream.profile import (
     InputPartition,
     Located,
     ProfileBatch,
+    ProfileDefinition,
     Stretch,
 )
 from fraudstream.training.stream_file import LabelledStream
@@ -135,6 +136,7 @@ def split_periods(
 def build_vectors(
     stream: LabelledStream,
     features: Sequence[Feature],
+    definition: ProfileDefinition,
     *,
     label_delay_ms: int,
     minor_per_major: int = 100,
@@ -148,6 +150,8 @@ def build_vectors(
         Payments in event-time order.
     features
         The columns.
+    definition
+        The series that they read.
     label_delay_ms
         How long after a fraud its label is known.
     minor_per_major
@@ -155,16 +159,17 @@ def build_vectors(
     on_progress
         Told how many payments were done, batch by batch.
     """
-    definition = profile_definition(features)
     store = BucketedProfileStore(definition, MemoryBackend(definition))
     store.attach({_TRANSACTIONS: AttachPoint(0, 0), _LABELS: AttachPoint(0, 0)})
-    builder = VectorBuilder(tuple(features), definition, minor_per_major)
+    builder = VectorBuilder(features, definition, minor_per_major)
     vectors = np.empty((len(stream.transactions), len(features)), dtype=np.float32)
     done = 0
     for batch in _batches(stream, label_delay_ms):
         answers = store.apply(batch)
         transactions = stream.transactions[done : done + len(batch.transactions)]
-        vectors[done : done + len(transactions)] = builder.build(transactions, answers)
+        vectors[done : done + len(transactions)] = builder.build(
+            EventColumns.of(transactions, builder.text_fields), answers
+        )
         done += len(transactions)
         on_progress(len(transactions))
     return LabelledVectors(

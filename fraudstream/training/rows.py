@@ -188,6 +188,11 @@ class FrameFile:
         """The names of the columns."""
         return self._frame.columns
 
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The columns themselves."""
+        return self._frame
+
     def times_ms(self) -> NDArray[np.int64]:
         """Read all event times.
 

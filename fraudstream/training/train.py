@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
@@ -29,9 +30,11 @@ from fraudstream.bundle import BundleDraft
 from fraudstream.currency import minor_units_per_major
 from fraudstream.errors import UsageError
 from fraudstream.event import format_time
-from fraudstream.features import DEFAULT_FEATURES, Feature, parse_feature
+from fraudstream.feature_files import default_feature_set
+from fraudstream.feature_set import FeatureSet
+from fraudstream.features import Feature
 from fraudstream.manifest import Period, Quality, Training
-from fraudstream.profile import DAY_MS
+from fraudstream.profile import DAY_MS, ProfileDefinition
 from fraudstream.score import Model
 from fraudstream.training.card import write_card
 from fraudstream.training.dataset import LabelledVectors, Periods, build_vectors, split_periods
@@ -57,8 +60,11 @@ class TrainingSettings(BaseModel):
     label_maturity: str = "not stated"
     #: The profiles' currency.
     currency: str = "EUR"
-    #: The model's columns, in order; the fallback model gets those that need no profile.
-    features: tuple[str, ...] = tuple(feature.name for feature in DEFAULT_FEATURES)
+    #: The feature set (docs/features.md); the one that comes with the package if there is none.
+    feature_set: Path | None = None
+    #: Which of its features are the model's columns, in order; all of them if nothing is said. The
+    #: fallback model gets those that need no profile.
+    features: tuple[str, ...] | None = None
     #: Not learnt from, at the start. 0: profiles still filling up are part of what is learnt.
     warm_up_days: Days = 0
     #: How long after a payment its label is known.
@@ -115,6 +121,7 @@ def train(
     stream: LabelledStream,
     name: str,
     settings: TrainingSettings,
+    feature_set: FeatureSet | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> BundleDraft:
     """Train the model and its fallback, for `fraudstream.bundle.write_bundle`.
@@ -127,6 +134,8 @@ def train(
         What the model is called in its manifest and in every decision.
     settings
         Features, periods and parameters.
+    feature_set
+        What features there are; the one that comes with the package if None.
     on_progress
         Told how many payments have got their vectors, batch by batch.
 
@@ -134,14 +143,18 @@ def train(
     ------
     UsageError
         The stream is too short for the periods, or a period has no frauds.
-    BundleError
+    FeatureSetError
         The settings name a feature that there is not.
     """
-    features = tuple(parse_feature(name) for name in settings.features)
+    feature_set = feature_set or default_feature_set()
+    names = settings.features
+    features = feature_set.features if names is None else feature_set.select(names)
     stateless = [index for index, feature in enumerate(features) if feature.is_stateless]
     if not stateless:
         raise UsageError("no feature is left for the fallback model; add `amount`")
-    rows = _prepare(stream, features, settings, on_progress)
+    rows = _prepare(
+        stream, features, feature_set.profile_definition(settings.currency), settings, on_progress
+    )
     shown = with_forgotten_windows(rows.train, features, settings.forgotten_share, settings.seed)
     main = _fit(shown, rows.validation, features, settings)
     spare = _fit(
@@ -153,6 +166,8 @@ def train(
     about = {
         "name": name,
         "version": settings.version,
+        "feature_set": feature_set.document,
+        "feature_set_sha256": feature_set.sha256,
         "features": [feature.definition() for feature in features],
         "fallback_features": list(spare.model.columns),
         "training": _record(rows, settings, main, spare).model_dump(),
@@ -225,12 +240,14 @@ def golden_vectors(
 def _prepare(
     stream: LabelledStream,
     features: Sequence[Feature],
+    definition: ProfileDefinition,
     settings: TrainingSettings,
     on_progress: Callable[[int], None],
 ) -> _Rows:
     rows = build_vectors(
         stream,
         features,
+        definition,
         label_delay_ms=settings.label_delay_days * DAY_MS,
         minor_per_major=minor_units_per_major(settings.currency),
         on_progress=on_progress,

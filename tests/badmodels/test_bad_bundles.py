@@ -137,9 +137,9 @@ def test_manifest_that_lists_other_files(folder: Path, reseal: Reseal, name: str
 
 def test_newer_layout(folder: Path, reseal: Reseal) -> None:
     """A newer manifest may have fields that this code does not know; its sentence comes first."""
-    reseal(lambda manifest: manifest.update(layout=2, something_new={"a": 1}))
+    reseal(lambda manifest: manifest.update(layout=3, something_new={"a": 1}))
     sentence = refusal(folder)
-    assert "layout is version 2" in sentence
+    assert "layout is version 3" in sentence
     assert "install a newer fraudstream" in sentence
 
 
@@ -205,7 +205,20 @@ def test_feature_that_the_code_does_not_know(
     folder: Path, reseal: Reseal, name: str | None
 ) -> None:
     reseal(lambda manifest: manifest["features"][0].update(name=name))
-    assert refusal(folder).startswith("unknown feature ")
+    assert refusal(folder).startswith(f"feature set 'default' has no feature {str(name)!r}; it has")
+
+
+def test_layout_of_an_earlier_release(folder: Path, reseal: Reseal) -> None:
+    reseal(lambda manifest: [manifest.update(layout=1), manifest.pop("feature_set")])
+    assert refusal(folder).startswith("its layout is version 1, of an earlier fraudstream")
+
+
+def test_feature_set_that_is_changed_or_wrong(folder: Path, reseal: Reseal) -> None:
+    """A window in the definition that no column reads still changes what is remembered."""
+    reseal(lambda manifest: manifest["feature_set"]["features"][3]["windows"].append("2d"))
+    assert refusal(folder).startswith("its feature set is not the one of its hash")
+    reseal(lambda manifest: manifest["feature_set"]["series"].clear())
+    assert refusal(folder).startswith("its feature set is wrong (series: ")
 
 
 def test_feature_that_means_something_else_here(folder: Path, reseal: Reseal) -> None:

@@ -17,6 +17,7 @@ import jsonschema
 import numpy as np
 import pytest
 import xgboost
+from feature_names import DEFAULT_DEFINITION, DEFAULT_FEATURES, FALLBACK_FEATURES
 from hostile import CARD_NUMBER, PAYMENT, RECORD_TIME_MS, Hostile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,6 @@ from fraudstream.decision import Decision, Flag, Outcome, Policy, identity
 from fraudstream.decision import Reason as AlertReason
 from fraudstream.errors import InvalidEventError, Reason, StoreUnavailableError
 from fraudstream.event import EVENT_BYTES_MAX, EventRules, Record, Transaction
-from fraudstream.features import DEFAULT_FEATURES, FALLBACK_FEATURES, profile_definition
 from fraudstream.pipeline import InputBatch, InputTopics, Models, Pipeline, Processed
 from fraudstream.profile import (
     DAY_MS,
@@ -44,7 +44,7 @@ from fraudstream.schemas import all_schemas
 from fraudstream.score import Model
 
 NAMES = tuple(feature.name for feature in DEFAULT_FEATURES)
-DEFINITION = profile_definition(DEFAULT_FEATURES)
+DEFINITION = DEFAULT_DEFINITION
 INPUTS = InputTopics("in.transactions", "in.labels")
 TOPICS = OutputTopics("out.decisions", "out.alerts", "out.dead-letters")
 ENCODER = Encoder(TOPICS, ModelIdentity("tiny", "7", "ab" * 32), "default@01234567", NAMES)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost
+from feature_names import DEFAULT as FEATURE_SET
+from feature_names import DEFAULT_FEATURES, FALLBACK_FEATURES
 
 from fraudstream.bundle import BundleDraft, load_bundle, write_bundle
 from fraudstream.errors import BundleError
-from fraudstream.features import DEFAULT_FEATURES, FALLBACK_FEATURES, parse_feature
 from fraudstream.score import Model
 
 DEFAULT = Path(__file__).resolve().parents[2] / "models" / "default"
@@ -41,7 +42,9 @@ def _about(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "version": "7",
-        "features": [parse_feature(feature).definition() for feature in NAMES],
+        "feature_set": FEATURE_SET.document,
+        "feature_set_sha256": FEATURE_SET.sha256,
+        "features": [feature.definition() for feature in FEATURE_SET.select(NAMES)],
         "fallback_features": list(FALLBACK_NAMES),
         "training": {
             "data": "made up",

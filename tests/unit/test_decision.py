@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from feature_names import DEFAULT_FEATURES, feature_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from fraudstream.decision import (
     identity,
 )
 from fraudstream.event import Transaction
-from fraudstream.features import DEFAULT_FEATURES, parse_feature
 
 POLICY = Policy(review_threshold=0.5, decline_threshold=0.875, fallback_review_threshold=0.75)
 TRANSACTION = Transaction("tx1", 1_532_513_472_500, "c1", "t1", 5716, "EUR", 5716)
@@ -209,6 +209,6 @@ def test_whatever_the_contributions_reasons_are_few_positive_and_sorted(
 )
 def test_a_reason_is_a_sentence(name: str, value: float, code: str, text: str) -> None:
     (reason,) = find_reasons(
-        [parse_feature(name)], np.array([value], np.float32), np.array([0.5], np.float32)
+        [feature_named(name)], np.array([value], np.float32), np.array([0.5], np.float32)
     )
     assert (reason.code, reason.text) == (code, text)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-from fraudstream.adapters.memory import MemoryBackend
-from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
-from fraudstream.errors import BundleError
-from fraudstream.event import Label, Transaction
-from fraudstream.features import (
+from feature_names import (
+    DEFAULT,
+    DEFAULT_DEFINITION,
     DEFAULT_FEATURES,
     FALLBACK_FEATURES,
-    VectorBuilder,
-    parse_feature,
-    profile_definition,
+    feature_named,
+    feature_set_of,
 )
+from numpy.typing import NDArray
+
+from fraudstream import aggregates
+from fraudstream.adapters.memory import MemoryBackend
+from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
+from fraudstream.event import Label, Transaction
+from fraudstream.features import EventColumns, VectorBuilder
 from fraudstream.profile import (
     DAY_MS,
     InputPartition,
@@ -31,7 +32,7 @@ from fraudstream.profile import (
     Window,
 )
 
-DEFINITION = profile_definition(DEFAULT_FEATURES)
+DEFINITION = DEFAULT_DEFINITION
 BUILDER = VectorBuilder(DEFAULT_FEATURES, DEFINITION)
 NAMES = [feature.name for feature in DEFAULT_FEATURES]
 SERIES = {series.name: series for series in DEFINITION.series}
@@ -60,6 +61,8 @@ def answers(**series: tuple[list[int], list[list[int]]]) -> ProfileAnswers:
             np.zeros(1, np.int64),
             np.array([counts], np.int64),
             np.array([sums], np.int64).reshape(1, windows, measures),
+            np.zeros((1, 0), np.int64),
+            np.zeros(1, bool),
         )
     return ProfileAnswers(found)
 
@@ -67,7 +70,7 @@ def answers(**series: tuple[list[int], list[list[int]]]) -> ProfileAnswers:
 def built(
     transaction: Transaction, found: ProfileAnswers | None, builder: VectorBuilder = BUILDER
 ) -> dict[str, float]:
-    vectors = builder.build([transaction], found)
+    vectors = builder.build(EventColumns.of([transaction]), found)
     assert vectors.shape == (1, len(builder.features))
     names = [feature.name for feature in builder.features]
     return dict(zip(names, vectors[0].tolist(), strict=True))
@@ -126,7 +129,7 @@ def test_the_night_is_from_midnight_to_the_last_millisecond_before_seven_in_utc(
 def test_the_amount_is_in_major_units(
     amount_minor: int, minor_per_major: int, amount: float
 ) -> None:
-    builder = replace(BUILDER, minor_per_major=minor_per_major)
+    builder = VectorBuilder(DEFAULT_FEATURES, DEFINITION, minor_per_major)
     assert built(payment(amount=amount_minor), None, builder)["amount"] == amount
 
 
@@ -191,9 +194,8 @@ def test_a_mean_is_over_the_known_amounts_only() -> None:
 
 def test_a_mean_is_in_major_units_of_the_profiles_currency() -> None:
     found = answers(card_tx=([1, 1, 1], [[500, 1], [500, 1], [500, 1]]))
-    assert (
-        built(payment(), found, replace(BUILDER, minor_per_major=1))["card_amount_mean_1d"] == 500
-    )
+    builder = VectorBuilder(DEFAULT_FEATURES, DEFINITION, minor_per_major=1)
+    assert built(payment(), found, builder)["card_amount_mean_1d"] == 500
 
 
 def test_a_window_that_reaches_back_too_far_makes_its_features_unknown_and_no_others() -> None:
@@ -258,18 +260,34 @@ def test_a_vector_does_not_depend_on_the_others_of_its_batch_nor_on_the_order_of
         windows, measures = len(series.windows), len(series.measures)
         counts = rng.integers(-1, 9, (50, windows))
         sums = rng.integers(0, 9, (50, windows, measures))
-        found[name] = SeriesAnswers(counts[:, 0], counts[:, 0], counts, sums)
-    together = BUILDER.build(transactions, ProfileAnswers(found))
+        found[name] = SeriesAnswers(
+            counts[:, 0],
+            counts[:, 0],
+            counts,
+            sums,
+            np.zeros((50, 0), np.int64),
+            np.zeros(50, bool),
+        )
+    events = EventColumns.of(transactions)
+    together = BUILDER.build(events, ProfileAnswers(found))
     assert together.dtype == np.float32
     assert together.flags["C_CONTIGUOUS"]
     for i in range(50):
         alone = {
-            name: SeriesAnswers(*(a[i : i + 1] for a in (s.outcomes, s.marks, s.counts, s.sums)))
+            name: SeriesAnswers(
+                s.outcomes[i : i + 1],
+                s.marks[i : i + 1],
+                s.counts[i : i + 1],
+                s.sums[i : i + 1],
+                s.scans[i : i + 1],
+                s.absent[i : i + 1],
+            )
             for name, s in found.items()
         }
-        assert same(BUILDER.build(transactions[i : i + 1], ProfileAnswers(alone))[0], together[i])
-    backwards = replace(BUILDER, features=DEFAULT_FEATURES[::-1])
-    assert same(backwards.build(transactions, ProfileAnswers(found)), together[:, ::-1])
+        event = EventColumns.of(transactions[i : i + 1])
+        assert same(BUILDER.build(event, ProfileAnswers(alone))[0], together[i])
+    backwards = VectorBuilder(DEFAULT_FEATURES[::-1], DEFINITION)
+    assert same(backwards.build(events, ProfileAnswers(found)), together[:, ::-1])
 
 
 def same(left: NDArray[np.float32], right: NDArray[np.float32]) -> bool:
@@ -277,7 +295,7 @@ def same(left: NDArray[np.float32], right: NDArray[np.float32]) -> bool:
 
 
 def test_no_transactions_make_an_empty_matrix() -> None:
-    assert BUILDER.build([], None).shape == (0, 15)
+    assert BUILDER.build(EventColumns.of([]), None).shape == (0, 15)
 
 
 # ------------------------------------------------------------------ names and definitions
@@ -310,7 +328,7 @@ def test_no_transactions_make_an_empty_matrix() -> None:
 def test_a_name_says_what_a_feature_is(
     name: str, aggregate: str, window: Window | None, meaning: str
 ) -> None:
-    feature = parse_feature(name)
+    feature = feature_named(name)
     assert (feature.name, feature.aggregate, feature.window, feature.meaning) == (
         name,
         aggregate,
@@ -319,33 +337,8 @@ def test_a_name_says_what_a_feature_is(
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "Amount",
-        "amount_1d",
-        "card_tx_count",
-        "card_tx_count_0d",
-        "card_tx_count_91d",
-        "card_tx_count_01d",
-        "card_tx_count_7h",
-        "card_tx_count_7d_lag0d",
-        "card_tx_count_7d_lag",
-        "card_tx_count_7d ",
-        "card_tx_count_7d\n",
-        "card_tx_sum_7d",
-        "customer_tx_count_7d",
-        "card_tx_count_7d_lag100d",
-    ],
-)
-def test_a_name_that_is_none_is_refused(name: str) -> None:
-    with pytest.raises(BundleError, match="unknown feature"):
-        parse_feature(name)
-
-
 def test_a_definition_changes_with_all_that_fixes_a_value() -> None:
-    definition = parse_feature("terminal_fraud_rate_7d_lag7d").definition()
+    definition = feature_named("terminal_fraud_rate_7d_lag7d").definition()
     assert definition == {
         "name": "terminal_fraud_rate_7d_lag7d",
         "aggregate": "rate",
@@ -354,25 +347,41 @@ def test_a_definition_changes_with_all_that_fixes_a_value() -> None:
         "lag_ms": 7 * DAY_MS,
         "counts_present": False,
         "when_empty": 0.0,
+        "when_unknown": None,
+        "field": "",
+        "per_mille": 0,
+        "buckets": 0,
+        "shares": [],
     }
-    assert parse_feature("card_amount_mean_7d").definition()["when_empty"] is None
-    assert parse_feature("card_tx_count_7d").definition()["counts_present"] is True
+    assert feature_named("card_amount_mean_7d").definition()["when_empty"] is None
+    assert feature_named("card_tx_count_7d").definition()["counts_present"] is True
 
 
-def test_only_what_the_features_need_is_recorded_and_read() -> None:
-    definition = profile_definition([parse_feature("card_tx_count_7d_lag1d")])
-    (series,) = definition.series
-    assert (series.name, series.windows) == ("card_tx", (Window(7 * DAY_MS, DAY_MS),))
+def test_what_is_recorded_is_read_as_far_as_the_features_need() -> None:
+    definition = feature_set_of("card_tx_count_7d_lag1d").profile_definition("EUR")
+    series = next(series for series in definition.series if series.name == "card_tx")
+    assert series.windows == (Window(7 * DAY_MS, DAY_MS),)
     assert series.horizon_ms == definition.horizon_ms == 9 * DAY_MS
+    assert all(other.windows == () for other in definition.series if other is not series)
     assert DEFINITION.horizon_ms == 38 * DAY_MS
-    rate = profile_definition([parse_feature("terminal_fraud_rate_7d")])
-    assert [series.name for series in rate.series] == ["terminal_tx", "terminal_label"]
 
 
 def test_the_keys_name_changes_with_what_is_recorded_and_not_with_what_is_read() -> None:
     def digest(*names: str) -> str:
-        return profile_definition([parse_feature(name) for name in names]).digest
+        return feature_set_of(*names).profile_definition("EUR").digest
 
     assert digest("card_tx_count_7d") == digest("card_tx_count_7d", "card_amount_mean_1d")
     assert digest("card_tx_count_7d") != digest("card_tx_count_8d")
     assert digest("card_tx_count_7d") != digest("card_tx_count_7d", "terminal_tx_count_7d")
+    assert DEFAULT.profile_definition("USD").digest != DEFINITION.digest
+
+
+def test_a_deviation_of_large_amounts_keeps_its_digits() -> None:
+    amounts = [10**12, 10**12 - 2]
+    squares = [amount * amount for amount in amounts]
+    limbs = [
+        np.array([sum(square >> 27 * i & (1 << 27) - 1 for square in squares)]) for i in range(2)
+    ]
+    limbs.append(np.array([sum(square >> 54 for square in squares)]))
+    found = aggregates.deviation(np.array([sum(amounts)]), limbs, np.array([2]), 1)
+    assert found[0] == 2**0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -11,22 +12,25 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from feature_names import DEFAULT, DEFAULT_FEATURES, definition_of, feature_named
 from msgspec.structs import replace
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from fraudstream.bundle import load_bundle, write_bundle
-from fraudstream.errors import BundleError, InvalidEventError, RetentionError, UsageError
-from fraudstream.event import EventRules, Record, Transaction, format_time, parse_transaction
-from fraudstream.features import (
-    DEFAULT_FEATURES,
-    Feature,
-    parse_feature,
-    profile_definition,
+from fraudstream.errors import (
+    FeatureSetError,
+    InvalidEventError,
+    RetentionError,
+    UsageError,
 )
+from fraudstream.event import EventRules, Record, Transaction, format_time, parse_transaction
+from fraudstream.features import Feature
 from fraudstream.mapping import EventMapping
-from fraudstream.profile import DAY_MS
+from fraudstream.profile import (
+    DAY_MS,
+)
 from fraudstream.replay.source import PaymentFile, RowForm
 from fraudstream.replay.span import TimeSpan
 from fraudstream.replay.stream import Finding, Payment
@@ -65,15 +69,31 @@ def stream() -> LabelledStream:
     return as_stream(simulate(SimulationSpec(cards=80, terminals=160, days=30, seed=2)))
 
 
+def vectors_of(
+    stream: LabelledStream,
+    features: Sequence[Feature],
+    *,
+    label_delay_ms: int,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> LabelledVectors:
+    return build_vectors(
+        stream,
+        features,
+        definition_of(features),
+        label_delay_ms=label_delay_ms,
+        on_progress=on_progress,
+    )
+
+
 def payment(number: int, day: float, terminal: str = "t1") -> Transaction:
     time_ms = NOON_MS + int(day * DAY_MS)
     return Transaction(f"tx{number}", time_ms, f"c{number}", terminal, 1000, "EUR", 1000)
 
 
 def rates(days: list[float], frauds: list[bool], delay_days: int) -> list[float]:
-    built = build_vectors(
+    built = vectors_of(
         LabelledStream([payment(i, day) for i, day in enumerate(days)], np.array(frauds)),
-        [parse_feature("terminal_fraud_rate_30d_lag7d")],
+        [feature_named("terminal_fraud_rate_30d_lag7d")],
         label_delay_ms=delay_days * DAY_MS,
     )
     return [float(rate) for rate in built.vectors[:, 0]]
@@ -90,7 +110,7 @@ def test_a_fraud_is_seen_when_its_label_is_known_and_not_before() -> None:
 def test_no_vector_knows_its_own_label() -> None:
     payments = [payment(i, i / 10) for i in range(20)]
     if_all, if_none = (
-        build_vectors(
+        vectors_of(
             LabelledStream(payments, np.full(20, is_fraud)),
             DEFAULT_FEATURES,
             label_delay_ms=DAY_MS,
@@ -114,9 +134,9 @@ def test_no_vector_knows_its_own_label() -> None:
 def test_without_a_delay_a_label_is_known_after_its_payment_only(
     days: list[float], frauds: list[bool], expected: list[float]
 ) -> None:
-    built = build_vectors(
+    built = vectors_of(
         LabelledStream([payment(i, day) for i, day in enumerate(days)], np.array(frauds)),
-        [parse_feature("terminal_fraud_rate_30d")],
+        [feature_named("terminal_fraud_rate_30d")],
         label_delay_ms=0,
     )
     np.testing.assert_array_equal(built.vectors[:, 0], np.array(expected, np.float32))
@@ -129,9 +149,9 @@ def test_training_knows_labels_in_the_order_in_which_a_replay_sends_them() -> No
     payments = [replace(payment(i, 0), event_time_ms=int(t)) for i, t in enumerate(times_ms)]
     is_fraud = rng.random(300) < 0.5
     for delay_ms in (0, 1, 3):
-        rates = build_vectors(
+        rates = vectors_of(
             LabelledStream(payments, is_fraud),
-            [parse_feature("terminal_fraud_rate_30d")],
+            [feature_named("terminal_fraud_rate_30d")],
             label_delay_ms=delay_ms,
         ).vectors[:, 0]
         told = ReplayStream(
@@ -168,8 +188,8 @@ def test_rates_are_those_of_a_plain_count(delay_days: int) -> None:
     stream = as_stream(simulate(SimulationSpec(cards=40, terminals=6, days=30, seed=21)))
     # Half of all payments: the more labels, the more places where a batch must end.
     stream = LabelledStream(stream.transactions, np.arange(len(stream.transactions)) % 2 == 0)
-    features = [parse_feature("terminal_fraud_rate_7d_lag7d")]
-    built = build_vectors(stream, features, label_delay_ms=delay_days * DAY_MS)
+    features = [feature_named("terminal_fraud_rate_7d_lag7d")]
+    built = vectors_of(stream, features, label_delay_ms=delay_days * DAY_MS)
     expected = oracle_rates(stream, delay_days * DAY_MS)
     np.testing.assert_array_equal(built.vectors[:, 0], expected)
     assert expected.max() > 0.4
@@ -177,9 +197,7 @@ def test_rates_are_those_of_a_plain_count(delay_days: int) -> None:
 
 def test_every_payment_gets_a_vector_in_its_order(stream: LabelledStream) -> None:
     told: list[int] = []
-    rows = build_vectors(
-        stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS, on_progress=told.append
-    )
+    rows = vectors_of(stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS, on_progress=told.append)
     assert sum(told) == len(rows) == len(stream.transactions)
     amounts = [t.amount_minor / 100 for t in stream.transactions]
     np.testing.assert_array_equal(rows.vectors[:, 0], np.array(amounts, np.float32))
@@ -187,7 +205,7 @@ def test_every_payment_gets_a_vector_in_its_order(stream: LabelledStream) -> Non
 
 
 def test_periods_are_cut_by_whole_days_with_the_delay_between(stream: LabelledStream) -> None:
-    rows = build_vectors(stream, DEFAULT_FEATURES[:1], label_delay_ms=0)
+    rows = vectors_of(stream, DEFAULT_FEATURES[:1], label_delay_ms=0)
     periods = split_periods(
         rows.event_time_ms, warm_up_days=3, label_delay_days=7, validation_days=5
     )
@@ -254,11 +272,11 @@ def test_golden_vectors_hold_known_and_missing_values(trained: Path) -> None:
 
 def test_features_and_periods_come_from_the_settings(stream: LabelledStream) -> None:
     settings = SMALL.model_copy(
-        update={"features": ("card_tx_count_2d", "amount"), "version": "2-rc1"}
+        update={"features": ("card_tx_count_7d", "amount"), "version": "2-rc1"}
     )
     draft = train(stream, "mine", settings)
     assert [definition["name"] for definition in draft.about["features"]] == [
-        "card_tx_count_2d",
+        "card_tx_count_7d",
         "amount",
     ]
     assert draft.about["fallback_features"] == ["amount"]
@@ -268,7 +286,7 @@ def test_features_and_periods_come_from_the_settings(stream: LabelledStream) -> 
 @pytest.mark.parametrize(
     ("features", "error", "words"),
     [
-        (("amount", "card_colour"), BundleError, "unknown feature 'card_colour'"),
+        (("amount", "card_colour"), FeatureSetError, "has no feature 'card_colour'"),
         (("card_tx_count_1d",), UsageError, "add `amount`"),
     ],
 )
@@ -285,13 +303,18 @@ def test_a_model_without_profiles_is_trained_checked_and_needs_no_past(
     settings = SMALL.model_copy(update={"features": ("amount", "is_night")})
     write_bundle(tmp_path / "simple", train(stream, "simple", settings))
     bundle = load_bundle(tmp_path / "simple")
-    definition = profile_definition(bundle.features)
-    assert (definition.series, definition.horizon_ms) == ((), 0)
-    # A log is still kept for the days that a repair may take.
-    plans = plan_topics(["t"], [], partitions=1, horizon_ms=definition.horizon_ms)
-    require_retention({"t": int(plans[0].config["retention.ms"])}, definition.horizon_ms)
+    # Payments are remembered all the same, so that one that comes twice is noticed.
+    assert bundle.feature_set == DEFAULT
+    assert bundle.model.columns == ("amount", "is_night")
+
+
+def test_a_feature_set_that_looks_back_on_nothing_needs_a_log_for_the_days_of_a_repair() -> None:
+    horizon_ms = definition_of([feature_named("amount")]).horizon_ms
+    assert horizon_ms == DAY_MS
+    plans = plan_topics(["t"], [], partitions=1, horizon_ms=horizon_ms)
+    require_retention({"t": int(plans[0].config["retention.ms"])}, horizon_ms)
     with pytest.raises(RetentionError):
-        require_retention({"t": DAY_MS}, definition.horizon_ms)
+        require_retention({"t": DAY_MS}, horizon_ms)
 
 
 def test_nothing_to_learn_from_is_refused(stream: LabelledStream) -> None:
@@ -326,7 +349,7 @@ def test_what_is_forgotten_is_always_the_longer_windows() -> None:
 
 def test_nothing_is_forgotten_at_share_0_or_without_windows() -> None:
     rows = labelled(np.ones((50, 1), np.float32), 1)
-    features: list[Feature] = [parse_feature("amount")]
+    features: list[Feature] = [feature_named("amount")]
     assert len(with_forgotten_windows(rows, DEFAULT_FEATURES[:1], share=1, seed=1)) == 50
     assert len(with_forgotten_windows(rows, features, share=0, seed=1)) == 50
 
@@ -544,7 +567,7 @@ def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, name: str) -> 
 def test_the_shipped_model_is_good_on_a_small_world_it_has_never_seen() -> None:
     """A new deployment: 30 days from empty profiles. Half of the frauds need labels to be seen."""
     stream = as_stream(simulate(SimulationSpec(cards=300, terminals=600, days=30, seed=900)))
-    rows = build_vectors(stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS)
+    rows = vectors_of(stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS)
     bundle = load_bundle(ROOT / "models" / "default")
     scores = bundle.model.score(rows.vectors)
     assert average_precision_score(rows.is_fraud, scores) > 0.45
@@ -556,7 +579,7 @@ def test_the_shipped_model_is_good_on_a_small_world_it_has_never_seen() -> None:
 def test_the_shipped_model_does_not_flood_when_windows_are_missing() -> None:
     """Vectors with missing windows: still few alerts, not one in eight payments."""
     stream = as_stream(simulate(SimulationSpec(cards=300, terminals=600, days=30, seed=901)))
-    rows = build_vectors(stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS)
+    rows = vectors_of(stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS)
     bundle = load_bundle(ROOT / "models" / "default")
     for days_known in (0, 1, 7, 14, 30):
         forgotten = rows.vectors.copy()
