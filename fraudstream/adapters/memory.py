@@ -1,168 +1,33 @@
 """The in-memory twin of the Valkey function library: the same contract, in plain Python.
 
+    MemoryBackend ── _Bucket ─┬─ epoch, floor, watermarks, rebuilding marks
+                              └─ MemorySeries      one for each series of each entity
+
 It serves training (features by the same code as online), the edge, and tests, where it must pass
-the same contract suite as ``profile.lua``. Names and order follow that file, so that the two can
-be read side by side.
+the same contract suite as ``profile.lua``. At the edge a snapshot keeps it over a restart.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudstream.profile import (
+from fraudstream.adapters.memory_series import MemorySeries
+from fraudstream.adapters.memory_snapshot import BucketContent, pack_snapshot, unpack_snapshot
+from fraudstream.adapters.profile_backend import (
     BucketReply,
     BucketRequest,
     BucketState,
     Entry,
-    InputPartition,
-    Mark,
-    ProfileDefinition,
-    Recording,
-    Series,
+    SeriesContent,
+    SeriesRun,
+    bucket_of,
+    unknown_answers,
 )
-
-_NO_POSITION = b"\0" * 8
-_LATE_SCAN_MAX = 512
-
-
-@dataclass(slots=True)
-class MemorySeries:
-    """One entity's records, in order of event time; equal times in order of arrival.
-
-    ``sums[c][i]`` is the cumulative sum of column c up to and including record i.
-    """
-
-    definition: Series
-    trimmed_to_ms: int = 0
-    base_count: int = 0
-    base_sums: list[int] = field(default_factory=list)
-    times_ms: list[int] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
-    positions: list[bytes] = field(default_factory=list)
-    versions_ms: list[int] = field(default_factory=list)
-    sums: list[list[int]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Give every column its base sum and its list."""
-        self.base_sums = [0] * len(self.definition.measures)
-        self.sums = [[] for _ in self.definition.measures]
-
-    def record(self, entry: Entry) -> tuple[Recording, Mark, int | None]:
-        """Insert a record at its place unless it is there; say what came of it and where it is."""
-        times = self.times_ms
-        place = bisect_right(times, entry.event_time_ms)
-        index = self._find(entry, place)
-        if index is not None:
-            if self.definition.is_versioned:
-                return self._renew_label(entry, index), Mark.NONE, None
-            outcome, mark = self._meet_again(entry, index)
-            return outcome, mark, index
-        floor_ms = self.trimmed_to_ms
-        if times:
-            floor_ms = max(floor_ms, times[-1] - self.definition.horizon_ms)
-            if entry.event_time_ms <= floor_ms:
-                self.trimmed_to_ms = max(self.trimmed_to_ms, entry.event_time_ms)
-                return Recording.TOO_LATE, Mark.NONE, None
-        self._insert(entry, place)
-        return Recording.RECORDED, Mark.LATE if place < len(times) - 1 else Mark.NONE, place
-
-    def came_late(self, entry: Entry, index: int) -> bool:
-        """Say whether a later event of the same partition came before this one."""
-        partition = entry.position[:3]
-        later = self.positions[index + 1 : index + 1 + _LATE_SCAN_MAX]
-        return any(p[:3] == partition and p < entry.position for p in later)
-
-    def read(self, time_ms: int, upto: int, known_from_ms: float) -> list[int]:
-        """Give count and sums of every window, as of the first ``upto`` records."""
-        row: list[int] = []
-        for window in self.definition.windows:
-            last_ms = time_ms - window.lag_ms
-            first_ms = last_ms - window.length_ms
-            if first_ms < known_from_ms:
-                row.append(-1)
-                row.extend(0 for _ in self.sums)
-                continue
-            upper = bisect_right(self.times_ms, last_ms, 0, upto) if window.lag_ms else upto
-            lower = bisect_right(self.times_ms, first_ms, 0, upper)
-            row.append(upper - lower)
-            row.extend(
-                self._sum(column, upper - 1) - self._sum(column, lower - 1)
-                for column in range(len(self.sums))
-            )
-        return row
-
-    def trim(self, oldest_ms: int) -> None:
-        """Drop what no window can reach, once a quarter of the series is of that kind.
-
-        What an event of time ``oldest_ms`` looks back on is kept.
-        """
-        times = self.times_ms
-        floor_ms = min(times[-1], oldest_ms) - self.definition.horizon_ms
-        if len(times) < 4 or times[len(times) // 4] > floor_ms:
-            return
-        dropped = bisect_right(times, floor_ms)
-        self.base_sums = [self._sum(column, dropped - 1) for column in range(len(self.sums))]
-        self.base_count += dropped
-        self.trimmed_to_ms = max(self.trimmed_to_ms, floor_ms)
-        for column in (times, self.hashes, self.positions, self.versions_ms, *self.sums):
-            del column[:dropped]  # type: ignore[attr-defined]
-
-    def _sum(self, column: int, index: int) -> int:
-        return self.sums[column][index] if index >= 0 else self.base_sums[column]
-
-    def _find(self, entry: Entry, place: int) -> int | None:
-        index = place - 1
-        while index >= 0 and self.times_ms[index] == entry.event_time_ms:
-            if self.hashes[index] == entry.id_hash:
-                return index
-            index -= 1
-        return None
-
-    def _values(self, index: int) -> tuple[int, ...]:
-        columns = range(len(self.sums))
-        return tuple(self._sum(c, index) - self._sum(c, index - 1) for c in columns)
-
-    def _meet_again(self, entry: Entry, index: int) -> tuple[Recording, Mark]:
-        mark = Mark.NONE if self._values(index) == entry.values else Mark.CONFLICT
-        position = self.positions[index]
-        if entry.position in (position, _NO_POSITION):
-            return Recording.RETRY, mark
-        if position == _NO_POSITION:
-            self.positions[index] = entry.position
-            return Recording.RECORDED, mark
-        return Recording.DUPLICATE, mark
-
-    def _renew_label(self, entry: Entry, index: int) -> Recording:
-        version_ms = self.versions_ms[index]
-        (value,) = self._values(index)
-        (new_value,) = entry.values
-        if entry.version_ms < version_ms or (entry.version_ms == version_ms and new_value >= value):
-            is_same = (entry.version_ms, new_value) == (version_ms, value)
-            return Recording.RETRY if is_same else Recording.SUPERSEDED
-        self.versions_ms[index] = entry.version_ms
-        self._shift(index, (new_value - value,))
-        return Recording.RECORDED
-
-    def _insert(self, entry: Entry, place: int) -> None:
-        before = [self._sum(column, place - 1) for column in range(len(self.sums))]
-        self._shift(place, entry.values)
-        self.times_ms.insert(place, entry.event_time_ms)
-        self.hashes.insert(place, entry.id_hash)
-        self.positions.insert(place, entry.position)
-        self.versions_ms.insert(place, entry.version_ms)
-        for column, value in enumerate(entry.values):
-            self.sums[column].insert(place, before[column] + value)
-
-    def _shift(self, first: int, deltas: Sequence[int]) -> None:
-        for column, delta in enumerate(deltas):
-            sums = self.sums[column]
-            for index in range(first, len(sums)):
-                sums[index] += delta
+from fraudstream.profile import InputPartition, Mark, ProfileDefinition, Recording
 
 
 @dataclass(slots=True)
@@ -175,9 +40,22 @@ class _Bucket:
     rebuilding: dict[InputPartition, int] = field(default_factory=dict)
     series: dict[tuple[int, str], MemorySeries] = field(default_factory=dict)
 
+    def content(self) -> BucketContent:
+        """Give all that it holds."""
+        contents = [series.content(*key) for key, series in self.series.items()]
+        return BucketContent(self.epoch, self.floor_ms, self.watermarks, self.rebuilding, contents)
+
+    def take_in(self, definition: ProfileDefinition, content: BucketContent) -> None:
+        """Hold what another one held."""
+        self.epoch, self.floor_ms = content.epoch, content.floor_ms
+        self.watermarks, self.rebuilding = dict(content.watermarks), dict(content.rebuilding)
+        for found in content.series:
+            number, entity = found.run.series, found.run.entity
+            self.series[number, entity] = MemorySeries.of(definition.series[number], found)
+
 
 class MemoryBackend:
-    """A `fraudstream.profile.ProfileBackend` in this process.
+    """A `ProfileBackend` in this process.
 
     Parameters
     ----------
@@ -195,6 +73,34 @@ class MemoryBackend:
         self._definition = definition
         self._known_from_ms = known_from_ms
         self._buckets = [_Bucket() for _ in range(buckets)]
+        # Asked for at every entry, and not free to compute.
+        self._horizons_ms = [series.horizon_ms for series in definition.series]
+        self._unknown = [unknown_answers(series) for series in definition.series]
+
+    @classmethod
+    def restore(cls, definition: ProfileDefinition, data: bytes) -> MemoryBackend:
+        """Make a backend that goes on where a snapshot was taken.
+
+        Raises
+        ------
+        StoreUnfitError
+            The bytes are no snapshot, of another release or of other definitions, or damaged.
+        """
+        known_from_ms, buckets = unpack_snapshot(definition, data)
+        backend = cls(definition, len(buckets), known_from_ms)
+        for bucket, content in zip(backend._buckets, buckets, strict=True):
+            bucket.take_in(definition, content)
+        return backend
+
+    @property
+    def definition(self) -> ProfileDefinition:
+        """The series it keeps."""
+        return self._definition
+
+    def snapshot(self) -> bytes:
+        """Write down all that is kept; the same profiles give the same bytes."""
+        buckets = [bucket.content() for bucket in self._buckets]
+        return pack_snapshot(self._definition, self._known_from_ms, buckets)
 
     def flush(self) -> None:
         """Forget everything, as a FLUSHALL does."""
@@ -205,7 +111,7 @@ class MemoryBackend:
 
     def states(self) -> list[BucketState]:
         """Read every bucket's epoch and watermarks."""
-        return [BucketState(bucket.epoch, dict(bucket.watermarks)) for bucket in self._buckets]
+        return [BucketState(b.epoch, dict(b.watermarks), b.floor_ms) for b in self._buckets]
 
     def mark_rebuild(self, partition: InputPartition, target: int) -> None:
         """Say in every bucket that a partition is being rebuilt."""
@@ -217,9 +123,29 @@ class MemoryBackend:
         for bucket in self._buckets:
             bucket.floor_ms = max(bucket.floor_ms, known_from_ms)
 
+    def lower_floor(self, known_from_ms: int) -> None:
+        """Say in every bucket that what came from this time on is known again."""
+        for bucket in self._buckets:
+            bucket.floor_ms = min(bucket.floor_ms, known_from_ms)
+
     def apply(self, requests: Sequence[BucketRequest]) -> list[BucketReply]:
         """Carry out the requests, each atomically."""
         return [self._apply(self._buckets[request.bucket], request) for request in requests]
+
+    def merge(self, runs: Sequence[SeriesRun]) -> None:
+        """Merge records into their series (see `ProfileBackend.merge`)."""
+        for run in runs:
+            if len(run):
+                self._series(run.series, run.entity).merge(run)
+
+    def forget(self, series: int, entity: str, until_ms: int) -> int:
+        """Drop an entity's records up to a time, and refuse such records from then on."""
+        return self._series(series, entity).forget(until_ms)
+
+    def content(self, series: int, entity: str) -> SeriesContent | None:
+        """Read all that is kept of one series; None if there is nothing."""
+        found = self._bucket(entity).series.get((series, entity))
+        return found.content(series, entity) if found else None
 
     def all_series(self) -> dict[tuple[str, str], MemorySeries]:
         """Give every series by (series name, entity), for tests and for inspection."""
@@ -271,7 +197,7 @@ class MemoryBackend:
         )
 
     def _process(
-        self, bucket: _Bucket, entry: Entry, known_from_ms: float, request: BucketRequest
+        self, bucket: _Bucket, entry: Entry, known_from_ms: int, request: BucketRequest
     ) -> list[int]:
         key = (entry.series, entry.entity)
         series = bucket.series.get(key)
@@ -280,19 +206,25 @@ class MemoryBackend:
             if entry.is_recorded:  # a mere look must not leave an empty series behind
                 bucket.series[key] = series
         outcome, mark, index = Recording.READ_ONLY, Mark.NONE, None
+        horizon_ms = self._horizons_ms[entry.series]
         if entry.is_recorded:
-            outcome, mark, index = series.record(entry)
+            outcome, mark, index = series.record(entry, horizon_ms)
         row = [int(outcome), int(mark)]
         if not request.is_record_only:
             if index is not None and outcome is not Recording.RECORDED:
                 row[1] |= Mark.LATE if series.came_late(entry, index) else Mark.NONE
-            known_from_ms = max(known_from_ms, series.trimmed_to_ms)
             if outcome is Recording.TOO_LATE:
-                known_from_ms = float("inf")
-            upto = (
-                bisect_right(series.times_ms, entry.event_time_ms) if index is None else index + 1
-            )
-            row += series.read(entry.event_time_ms, upto, known_from_ms)
+                row += self._unknown[entry.series]
+            else:
+                row += series.read(entry.event_time_ms, index, known_from_ms)
         if outcome is Recording.RECORDED:
-            series.trim(request.oldest_ms)
+            series.trim(min(series.times_ms[-1], request.oldest_ms) - horizon_ms)
         return row
+
+    def _bucket(self, entity: str) -> _Bucket:
+        return self._buckets[bucket_of(entity, len(self._buckets))]
+
+    def _series(self, number: int, entity: str) -> MemorySeries:
+        """Give a series, which is there from now on."""
+        new = MemorySeries(self._definition.series[number])
+        return self._bucket(entity).series.setdefault((number, entity), new)

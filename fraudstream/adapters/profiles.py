@@ -17,25 +17,24 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fraudstream.adapters.profile_calls import LABEL_OWNER, Call, Cutter
-from fraudstream.errors import ProfileLossError, ProfilesRebuildingError
-from fraudstream.profile import (
+from fraudstream.adapters.profile_backend import (
     NO_TIME_MS,
     BucketReply,
     BucketRequest,
     Entry,
+    ProfileBackend,
+    SeriesContent,
+    SeriesRun,
+)
+from fraudstream.adapters.profile_calls import LABEL_OWNER, Call, Cutter, answers_of, plans
+from fraudstream.errors import ProfileLossError, ProfilesRebuildingError
+from fraudstream.profile import (
     InputPartition,
     ProfileAnswers,
-    ProfileBackend,
     ProfileBatch,
     ProfileDefinition,
-    Recording,
-    SeriesAnswers,
     Stretch,
 )
 
@@ -79,6 +78,8 @@ class BucketedProfileStore:
         self._backend = backend
         self._buckets = buckets
         self._partitions_expected = partitions_expected
+        self._plans = plans(definition)
+        self._numbers = {series.name: number for number, series in enumerate(definition.series)}
         self._epochs = [b""] * buckets
         self._acknowledged: list[dict[InputPartition, int]] = [{} for _ in range(buckets)]
         self._applied: dict[InputPartition, int] = {}
@@ -161,7 +162,7 @@ class BucketedProfileStore:
         self._refuse_gaps(batch.stretches)
         calls, replies = self._carry_out(batch, is_record_only=False)
         self._require_whole(replies)
-        return self._answers(len(batch.transactions), calls, replies)
+        return answers_of(self._plans, len(batch.transactions), calls, replies)
 
     def repair(self, batch: ProfileBatch) -> None:
         """Record a piece of the log again, reading nothing. Records already there stay as they are.
@@ -193,9 +194,56 @@ class BucketedProfileStore:
                 requests.append(self._request(bucket, stretches, [], is_record_only=True))
         self._send(requests)
 
+    def check(self) -> None:
+        """Compare what every bucket confirmed with what it says now.
+
+        Raises
+        ------
+        ProfileLossError
+            A bucket was begun anew, or a watermark is gone or lower than it was.
+        StoreUnavailableError
+            The store does not answer.
+        """
+        states = self._backend.states()
+        for epoch, acknowledged, state in zip(
+            self._epochs, self._acknowledged, states, strict=True
+        ):
+            if not acknowledged:
+                continue
+            stored = state.watermarks
+            is_lower = any(stored.get(p, -1) < reached for p, reached in acknowledged.items())
+            if epoch != state.epoch or is_lower:
+                raise ProfileLossError("the profile store lacks records that it had confirmed")
+
     def raise_floor(self, known_from_ms: int) -> None:
         """Say that nothing before this time can be known any more."""
         self._backend.raise_floor(known_from_ms)
+
+    def lower_floor(self, known_from_ms: int) -> None:
+        """Say that what came from this time on is known again."""
+        self._backend.lower_floor(known_from_ms)
+
+    def floor_ms(self) -> int:
+        """Read from when on anything is known; 0 if nothing was ever lost for good."""
+        return max(state.floor_ms for state in self._backend.states())
+
+    def merge(self, runs: Sequence[SeriesRun]) -> None:
+        """Merge sorted records into their series (see `ProfileBackend.merge`)."""
+        self._backend.merge(runs)
+
+    def forget(self, series: str, entity: str, until_ms: int) -> int:
+        """Drop an entity's records up to a time, and refuse such records from then on.
+
+        Returns
+        -------
+        dropped
+            How many records there were.
+        """
+        return self._backend.forget(self._numbers[series], entity, until_ms)
+
+    def content(self, series: str, entity: str) -> SeriesContent | None:
+        """Read all that is kept of one series of an entity; None if there is nothing."""
+        return self._backend.content(self._numbers[series], entity)
 
     def _initialise(self, partition: InputPartition, start: int) -> None:
         stretch = {partition: Stretch(start, start)}
@@ -238,13 +286,11 @@ class BucketedProfileStore:
         times_ms = (located.event.event_time_ms for located in batch.transactions)
         oldest_ms = min(times_ms, default=NO_TIME_MS)
         requests = [
-            replace(
-                self._request(
-                    call.bucket,
-                    _advance(acknowledged[call.bucket], call.ends),
-                    call.entries,
-                    is_record_only=is_record_only,
-                ),
+            self._request(
+                call.bucket,
+                _advance(acknowledged[call.bucket], call.ends),
+                call.entries,
+                is_record_only=is_record_only,
                 oldest_ms=oldest_ms,
             )
             for call in calls
@@ -257,7 +303,7 @@ class BucketedProfileStore:
 
     def _cut(self, batch: ProfileBatch) -> list[Call]:
         """Cut a batch into calls, in order; the last call of a bucket ends at the batch's end."""
-        cutter = Cutter(self._definition, self._buckets)
+        cutter = Cutter(self._plans, self._buckets)
         for label in batch.labels:
             cutter.add(label, LABEL_OWNER)
         for index, transaction in enumerate(batch.transactions):
@@ -275,12 +321,14 @@ class BucketedProfileStore:
         entries: Sequence[Entry],
         *,
         is_record_only: bool,
+        oldest_ms: int = NO_TIME_MS,
     ) -> BucketRequest:
         return BucketRequest(
             bucket,
             stretches,
             entries,
             is_record_only=is_record_only,
+            oldest_ms=oldest_ms,
             epoch=self._epochs[bucket],
             candidate_epoch=secrets.token_bytes(8),
         )
@@ -298,27 +346,6 @@ class BucketedProfileStore:
             if is_short or reply.partitions_rebuilding:
                 raise ProfilesRebuildingError("profiles of another partition are being rebuilt")
 
-    def _answers(
-        self, transactions: int, calls: Sequence[Call], replies: Sequence[BucketReply]
-    ) -> ProfileAnswers:
-        answers: dict[str, SeriesAnswers] = {}
-        label_outcomes: list[int] = []
-        for number, series in enumerate(self._definition.series):
-            windows, measures = len(series.windows), len(series.measures)
-            rows = np.zeros((transactions, 2 + windows * (1 + measures)), dtype=np.int64)
-            for call, reply in zip(calls, replies, strict=True):
-                owners = np.array(call.owners.get(number, ()), dtype=np.int64)
-                if len(owners):
-                    is_label = owners == LABEL_OWNER
-                    rows[owners[~is_label]] = reply.rows[number][~is_label]
-                    label_outcomes.extend(reply.rows[number][is_label, 0].tolist())
-            answers[series.name] = _split(rows, windows, measures)
-        return ProfileAnswers(
-            answers,
-            labels_too_late=label_outcomes.count(Recording.TOO_LATE),
-            labels_superseded=label_outcomes.count(Recording.SUPERSEDED),
-        )
-
 
 def _advance(
     acknowledged: dict[InputPartition, int], ends: Mapping[InputPartition, int]
@@ -331,8 +358,3 @@ def _advance(
         stretches[partition] = Stretch(start, max(start, end))
         acknowledged[partition] = stretches[partition].end
     return stretches
-
-
-def _split(rows: NDArray[np.int64], windows: int, measures: int) -> SeriesAnswers:
-    by_window = rows[:, 2:].reshape(len(rows), windows, 1 + measures)
-    return SeriesAnswers(rows[:, 0], rows[:, 1], by_window[:, :, 0], by_window[:, :, 1:])

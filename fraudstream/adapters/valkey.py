@@ -1,5 +1,8 @@
 """Profiles in Valkey (or Redis): the function library ``profile.lua`` and how it is called.
 
+    BucketRequest ──Packer──▶ FCALL fs_apply ──Wire──▶ Valkey
+    BucketReply   ◀──────────── rows ◀───────────────────┘
+
 Every call has a deadline and is tried once: the loop above decides what to do without an answer.
 After a failure a breaker keeps further calls away for a moment that grows, so that a slow server
 is neither piled upon nor waited for by every batch.
@@ -9,60 +12,36 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from fraudstream.adapters.valkey_fit import require_fit
-from fraudstream.errors import StoreUnavailableError, StoreUnfitError
-from fraudstream.profile import (
+from fraudstream.adapters.profile_backend import (
     BucketReply,
     BucketRequest,
     BucketState,
-    Entry,
-    InputPartition,
-    ProfileDefinition,
-    Series,
+    SeriesContent,
+    SeriesRun,
+    bucket_of,
 )
+from fraudstream.adapters.valkey_cluster import ClusterWire
+from fraudstream.adapters.valkey_pack import Head, Packer, pack_floor
+from fraudstream.adapters.valkey_wire import ServerWire, ValkeyLimits, Wire, connect
+from fraudstream.errors import StoreUnavailableError, StoreUnfitError
+from fraudstream.profile import InputPartition, ProfileDefinition
 
-_FLAG_INITIAL, _FLAG_RECORD_ONLY, _FLAG_KEEP_FLOOR = 1, 2, 4
-_ANY_EPOCH = b"\0" * 8
-_HEADER = struct.Struct("<B8s8sqqH")
-_STRETCH = struct.Struct("<BHqq")
-_SERIES = struct.Struct("<BBqqB")
-_WINDOW = struct.Struct("<qq")
-_ENTRY = "<BBq8s8sq"
-_ROW_META_COLUMNS = 2
-_WATERMARK_META_FIELDS = 2
-_DAY_MS = 86_400_000
+__all__ = ["Breaker", "ValkeyBackend", "ValkeyLimits", "connect"]
 
-
-@dataclass(frozen=True, slots=True)
-class ValkeyLimits:
-    """How long Valkey may take.
-
-    Parameters
-    ----------
-    deadline_s
-        For one answer.
-    connect_timeout_s
-        For a new connection.
-    breaker_min_s, breaker_max_s
-        How long no call is made after a failure; doubled for each further one.
-    """
-
-    deadline_s: float = 0.05
-    connect_timeout_s: float = 0.25
-    breaker_min_s: float = 0.05
-    breaker_max_s: float = 1.0
+#: Of a run that is merged, so many records go into one call, and so many into one round trip.
+_MERGE_CALL_RECORDS = 512
+_MERGE_TRIP_RECORDS = 4096
+_MERGE_TRIP_CALLS = 256
+_CONTENT_TRIP_CHUNKS = 16
+_CONTENT_TRIES = 5
 
 
 class Breaker:
@@ -90,13 +69,22 @@ class Breaker:
         self._pause_s = 0.0
 
 
+class _Piece(NamedTuple):
+    """What is left of a run on its way into a series."""
+
+    key: str
+    series: int
+    packed: memoryview
+
+
 class ValkeyBackend:
-    """A `fraudstream.profile.ProfileBackend` on a Valkey server.
+    """A `fraudstream.adapters.profile_backend.ProfileBackend` on a Valkey server or cluster.
 
     Parameters
     ----------
-    url
-        ``redis://…``, ``rediss://…`` or ``unix://…``; user and password belong in it.
+    wire
+        The connection, or the address of a server: ``redis://…``, ``rediss://…`` or ``unix://…``;
+        user and password belong in it.
     definition
         The series to keep; its digest is part of every key.
     namespace
@@ -109,26 +97,29 @@ class ValkeyBackend:
         Time-outs and back-off.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - names a deployment's keys and limits, each once
         self,
-        url: str,
+        wire: Wire | str,
         definition: ProfileDefinition,
         *,
         namespace: str,
         buckets: int = 1,
         known_from_ms: int = 0,
         limits: ValkeyLimits | None = None,
+        cluster: bool = False,
     ) -> None:
         limits = limits or ValkeyLimits()
-        self._client = connect(url, limits)
-        self._definition = definition
+        if isinstance(wire, str):
+            wire = ClusterWire(wire, limits) if cluster else ServerWire(wire, limits)
+        self._wire = wire
         self._prefix = f"fs:{namespace}:{definition.digest}:"
+        self._names = [series.name for series in definition.series]
         self._buckets = buckets
         self._known_from_ms = known_from_ms
         self._breaker = Breaker(limits)
         self._library = _Library()
         self._is_ready = False
-        self._packer = _Packer(definition)
+        self._packer = Packer(definition)
 
     def require_available(self) -> None:
         """Raise `StoreUnavailableError` while calls are kept away after a failure."""
@@ -151,64 +142,153 @@ class ValkeyBackend:
 
     def raise_floor(self, known_from_ms: int) -> None:
         """Say in every bucket that nothing before this time is known any more."""
-        arguments = (
-            _HEADER.pack(_FLAG_KEEP_FLOOR, _ANY_EPOCH, secrets.token_bytes(8), known_from_ms, 0, 0),
-        )
-        self._run(
-            [
-                self._call(bucket, (), (*arguments, self._packer.series, b""))
-                for bucket in range(self._buckets)
-            ]
-        )
+        header = pack_floor(secrets.token_bytes(8), known_from_ms)
+        arguments = (header, self._packer.all_series, b"")
+        self._run([self._call(bucket, (), arguments) for bucket in range(self._buckets)])
+
+    def lower_floor(self, known_from_ms: int) -> None:
+        """Say in every bucket that what came from this time on is known again."""
+        commands = [
+            ("HSET", self._watermarks_key(bucket), "f", known_from_ms)
+            for bucket, state in enumerate(self.states())
+            if state.floor_ms > known_from_ms
+        ]
+        if commands:
+            self._run(commands)
 
     def apply(self, requests: Sequence[BucketRequest]) -> list[BucketReply]:
         """Carry out the requests in one round trip, each atomically."""
+        packer = self._packer
         commands = [
             self._call(
                 request.bucket,
                 self._series_keys(request),
                 (
-                    self._header(request),
-                    self._packer.series,
-                    self._packer.entries(request.entries),
+                    packer.header(request, self._known_from_ms),
+                    packer.all_series,
+                    packer.entries(request.entries),
                 ),
             )
             for request in requests
         ]
         replies = self._run(commands)
         return [
-            self._packer.reply(reply, request)
-            for reply, request in zip(replies, requests, strict=True)
+            packer.reply(reply, request) for reply, request in zip(replies, requests, strict=True)
         ]
+
+    def merge(self, runs: Sequence[SeriesRun]) -> None:
+        """Merge records into their series, many series a round trip and a bounded part of each."""
+        waiting = deque(self._pieces(runs))
+        while waiting:
+            trip, held = self._next_trip(waiting)
+            replies = self._run([self._merge_call(piece) for piece in trip])
+            for piece, done in zip(trip, replies, strict=True):
+                rest = piece.packed[done * self._packer.record_bytes(piece.series) :]
+                if rest:
+                    held.append(piece._replace(packed=rest))
+            waiting.extendleft(reversed(held))
+
+    def forget(self, series: int, entity: str, until_ms: int) -> int:
+        """Drop an entity's records up to a time, and refuse such records from then on."""
+        (dropped,) = self._run(
+            [
+                (
+                    "FCALL",
+                    self._library.forget,
+                    1,
+                    self._key(series, entity),
+                    self._packer.one_series[series],
+                    until_ms.to_bytes(8, "little", signed=True),
+                )
+            ]
+        )
+        return int(dropped)
+
+    def content(self, series: int, entity: str) -> SeriesContent | None:
+        """Read all that is kept of one series, in pieces; None if there is nothing.
+
+        Raises
+        ------
+        StoreUnavailableError
+            No answer, or the series changed all the time while it was read.
+        """
+        key = self._key(series, entity)
+        for _ in range(_CONTENT_TRIES):
+            head = self._head(series, key)
+            if head is None:
+                return None
+            chunks = self._chunks(key, [number for number, _, _ in head.chunks])
+            # What lies in chunks changes seldom, and never without the index or the offsets.
+            after = self._head(series, key) if chunks else head
+            if after is not None and _shape(after) == _shape(head):
+                if not self._packer.are_whole(series, head, chunks):
+                    raise _refusal(redis.ResponseError(f"LOST a chunk of {key}"))
+                return self._packer.content(series, entity, head, chunks)
+        raise StoreUnavailableError("the series changes faster than it can be read")
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._wire.close()
+
+    def _head(self, series: int, key: str) -> Head | None:
+        (packed,) = self._run([("GET", key)])
+        if packed is None:
+            return None
+        head = self._packer.head(series, packed)
+        if head is None:
+            raise StoreUnfitError(_OTHER_LAYOUT)
+        return head
+
+    def _chunks(self, key: str, numbers: Sequence[int]) -> list[bytes]:
+        chunks: list[bytes] = []
+        for start in range(0, len(numbers), _CONTENT_TRIP_CHUNKS):
+            some = numbers[start : start + _CONTENT_TRIP_CHUNKS]
+            replies = self._run([("GET", f"{key}#{number}") for number in some])
+            chunks += [reply or b"" for reply in replies]
+        return chunks
+
+    def _pieces(self, runs: Sequence[SeriesRun]) -> Iterable[_Piece]:
+        for series in sorted({run.series for run in runs}):
+            ours = [run for run in runs if run.series == series]
+            for run, packed in zip(ours, self._packer.runs(series, ours), strict=True):
+                if packed:
+                    yield _Piece(self._key(series, run.entity), series, packed)
+
+    def _next_trip(self, waiting: deque[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
+        """Take what goes into one round trip, of each key one piece; the second list must wait."""
+        trip: list[_Piece] = []
+        held: list[_Piece] = []
+        keys, records = set(), 0
+        while waiting and records < _MERGE_TRIP_RECORDS and len(trip) < _MERGE_TRIP_CALLS:
+            piece = waiting.popleft()
+            if piece.key in keys:
+                held.append(piece)
+                continue
+            keys.add(piece.key)
+            trip.append(piece)
+            size = self._packer.record_bytes(piece.series)
+            records += min(len(piece.packed) // size, _MERGE_CALL_RECORDS)
+        return trip, held
+
+    def _merge_call(self, piece: _Piece) -> tuple[Any, ...]:
+        size = _MERGE_CALL_RECORDS * self._packer.record_bytes(piece.series)
+        series = self._packer.one_series[piece.series]
+        return ("FCALL", self._library.merge, 1, piece.key, series, bytes(piece.packed[:size]))
 
     def _call(
         self, bucket: int, series_keys: Sequence[str], arguments: Sequence[bytes]
     ) -> tuple[Any, ...]:
         keys = (self._watermarks_key(bucket), self._rebuilding_key(bucket), *series_keys)
-        return ("FCALL", self._library.function, len(keys), *keys, *arguments)
-
-    def _header(self, request: BucketRequest) -> bytes:
-        flags = request.is_initial * _FLAG_INITIAL + request.is_record_only * _FLAG_RECORD_ONLY
-        head = _HEADER.pack(
-            flags,
-            request.epoch or _ANY_EPOCH,
-            request.candidate_epoch,
-            self._known_from_ms,
-            request.oldest_ms,
-            len(request.stretches),
-        )
-        return head + b"".join(
-            _STRETCH.pack(*partition, *stretch) for partition, stretch in request.stretches.items()
-        )
+        return ("FCALL", self._library.apply, len(keys), *keys, *arguments)
 
     def _series_keys(self, request: BucketRequest) -> list[str]:
         prefix = f"{self._prefix}{{{request.bucket}}}:"
-        names = [series.name for series in self._definition.series]
-        return [f"{prefix}{names[entry.series]}:{entry.entity}" for entry in request.entries]
+        starts = [f"{prefix}{name}:" for name in self._names]
+        return [starts[entry.series] + entry.entity for entry in request.entries]
+
+    def _key(self, series: int, entity: str) -> str:
+        bucket = bucket_of(entity, self._buckets)
+        return f"{self._prefix}{{{bucket}}}:{self._names[series]}:{entity}"
 
     def _watermarks_key(self, bucket: int) -> str:
         return f"{self._prefix}{{{bucket}}}:watermarks"
@@ -222,13 +302,13 @@ class ValkeyBackend:
         try:
             if not self._is_ready:
                 self._prepare()
-            replies = self._pipeline(commands)
+            replies = self._wire.run(commands)
             if any(_is_function_missing(reply) for reply in replies):
                 # Restarted empty: put the library back. What else was lost, watermarks tell.
                 self._prepare()
-                replies = self._pipeline(commands)
+                replies = self._wire.run(commands)
             for reply in replies:
-                if isinstance(reply, redis.ResponseError):
+                if isinstance(reply, redis.RedisError):
                     raise _refusal(reply)
         except (redis.RedisError, OSError) as error:
             self._breaker.failed()
@@ -237,37 +317,10 @@ class ValkeyBackend:
         self._breaker.succeeded()
         return replies
 
-    def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
-            return list(pipeline.execute(raise_on_error=False))
-
     def _prepare(self) -> None:
-        """Check that the server is fit to hold profiles, and load our functions."""
-        require_fit(self._client)
-        try:
-            self._client.function_load(self._library.source)
-        except redis.ResponseError as error:
-            # Out of memory, a replica, a full disk: in trouble for now, and tried again later.
-            if _is_refused_for_good(error):
-                raise StoreUnfitError(f"Valkey refuses our function library: {error}") from error
-            if "already exists" not in str(error):
-                raise
+        """Check that every server is fit to hold profiles, and load our functions."""
+        self._wire.prepare(self._library.source)
         self._is_ready = True
-
-
-def connect(url: str, limits: ValkeyLimits) -> redis.Redis:
-    """Make a client with our own time-outs and without retries of its own."""
-    return redis.Redis.from_url(
-        url,
-        protocol=2,  # RESP3 sends commands on connect that Valkey does not know
-        socket_timeout=limits.deadline_s,
-        socket_connect_timeout=limits.connect_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        client_name="fraudstream",
-    )
 
 
 class _Library:
@@ -277,71 +330,20 @@ class _Library:
         template = files("fraudstream.adapters").joinpath("profile.lua").read_text("utf-8")
         digest = hashlib.sha256(template.encode()).hexdigest()[:12]
         self.source = template.replace("@DIGEST@", digest)
-        self.function = f"fs_apply_{digest}"
+        self.apply = f"fs_apply_{digest}"
+        self.merge = f"fs_merge_{digest}"
+        self.forget = f"fs_forget_{digest}"
 
 
-class _Packer:
-    """Packs arguments and unpacks answers as the head of ``profile.lua`` lays them out."""
-
-    def __init__(self, definition: ProfileDefinition) -> None:
-        self._series = definition.series
-        self._structs = [struct.Struct(_ENTRY + "q" * len(s.measures)) for s in definition.series]
-        packed = [bytes([len(definition.series)])]
-        packed += [_pack_series(series) for series in definition.series]
-        self.series = b"".join(packed)
-
-    def entries(self, entries: Sequence[Entry]) -> bytes:
-        structs = self._structs
-        return b"".join(
-            structs[entry.series].pack(
-                entry.series,
-                entry.is_recorded,
-                entry.event_time_ms,
-                entry.id_hash,
-                entry.position,
-                entry.version_ms,
-                *entry.values,
-            )
-            for entry in entries
-        )
-
-    def reply(self, reply: list[Any], request: BucketRequest) -> BucketReply:
-        is_applied, epoch, fields, rebuilding, *packed_rows = reply
-        rows = {}
-        for number, packed in enumerate(packed_rows):
-            if packed:
-                columns = _ROW_META_COLUMNS
-                if not request.is_record_only:
-                    series = self._series[number]
-                    columns += len(series.windows) * (1 + len(series.measures))
-                rows[number] = np.frombuffer(packed, dtype="<i8").reshape(-1, columns)
-        return BucketReply(
-            is_applied=is_applied == 1,
-            epoch=epoch,
-            partitions_known=max(fields - _WATERMARK_META_FIELDS, 0),
-            partitions_rebuilding=rebuilding,
-            rows=rows,
-        )
+_OTHER_LAYOUT = (
+    "a profile key holds data of another layout: choose another profiles.namespace, or "
+    "delete the keys that begin with it."
+)
 
 
-def _pack_series(series: Series) -> bytes:
-    head = _SERIES.pack(
-        len(series.measures),
-        series.is_versioned,
-        series.horizon_ms,
-        _ttl_ms(series),
-        len(series.windows),
-    )
-    return head + b"".join(_WINDOW.pack(w.length_ms, w.lag_ms) for w in series.windows)
-
-
-def _ttl_ms(series: Series) -> int:
-    """Say how long an idle key is kept; a bound on garbage, never on meaning.
-
-    A worker can be away for as long as the log is kept (the horizon and a week), and the oldest
-    event it then reads still looks back one horizon.
-    """
-    return 2 * series.horizon_ms + 8 * _DAY_MS
+def _shape(head: Head) -> tuple[object, ...]:
+    """Give what changes whenever a chunk does."""
+    return head.base_count, head.base_sums, head.chunks, head.offsets
 
 
 def _bucket_state(fields: Mapping[bytes, bytes]) -> BucketState:
@@ -350,7 +352,7 @@ def _bucket_state(fields: Mapping[bytes, bytes]) -> BucketState:
         topic_number, colon, partition = name.partition(b":")
         if colon:
             watermarks[InputPartition(int(topic_number), int(partition))] = int(value)
-    return BucketState(fields.get(b"e", b""), watermarks)
+    return BucketState(fields.get(b"e", b""), watermarks, int(fields.get(b"f", 0)))
 
 
 def _pairs(reply: Any) -> Mapping[bytes, bytes]:  # noqa: ANN401 - redis-py types no answers
@@ -361,20 +363,21 @@ def _is_function_missing(reply: object) -> bool:
     return isinstance(reply, redis.ResponseError) and "Function not found" in str(reply)
 
 
-def _is_refused_for_good(error: redis.ResponseError) -> bool:
-    text = str(error).lower()
-    is_forbidden = isinstance(error, redis.exceptions.NoPermissionError)
-    return is_forbidden or "error compiling" in text or "unknown command" in text
-
-
-def _refusal(error: redis.ResponseError) -> Exception:
+def _refusal(error: redis.RedisError) -> Exception:
     """Tell a server that must not be used from one that is in trouble for now."""
     text = str(error)
     if text.startswith(("LAYOUT", "WRONGTYPE")):
+        return StoreUnfitError(_OTHER_LAYOUT)
+    if text.startswith("LOST"):
         return StoreUnfitError(
-            "a profile key holds data of another layout: choose another profiles.namespace, or "
-            "delete the keys that begin with it."
+            f"a piece of a profile is gone ({text.removeprefix('LOST ')}): somebody or something "
+            "deletes keys. Delete the keys of this profiles.namespace, so that it is rebuilt."
         )
     if isinstance(error, redis.exceptions.NoPermissionError):
         return StoreUnfitError("Valkey's ACL refuses what the worker needs: see docs/operations.md")
+    if "unknown command" in text.lower():
+        return StoreUnfitError(
+            f"the server has no functions ({text}): use Valkey 8.1.9 or newer, and rename or "
+            "disable none of its commands."
+        )
     return error

@@ -12,6 +12,16 @@ from itertools import pairwise
 import pytest
 
 from fraudstream.adapters.memory import MemoryBackend
+from fraudstream.adapters.profile_backend import (
+    CALL_ENTRIES_MAX,
+    BucketReply,
+    BucketRequest,
+    BucketState,
+    SeriesContent,
+    SeriesRun,
+    bucket_of,
+    pack_position,
+)
 from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
 from fraudstream.errors import (
     ProfileLossError,
@@ -19,26 +29,31 @@ from fraudstream.errors import (
     StoreUnavailableError,
 )
 from fraudstream.event import Label, Transaction
-from fraudstream.features import DEFAULT_FEATURES, profile_definition
 from fraudstream.profile import (
-    CALL_ENTRIES_MAX,
     DAY_MS,
     LABELS_TOPIC_NUMBER,
     TRANSACTIONS_TOPIC_NUMBER,
-    BucketReply,
-    BucketRequest,
-    BucketState,
     InputPartition,
     Located,
     ProfileBatch,
+    ProfileDefinition,
     Recording,
+    Series,
     Stretch,
+    Window,
     id_hash,
-    pack_position,
 )
 
 T = 1_532_513_472_000
-DEFINITION = profile_definition(DEFAULT_FEATURES)
+LENGTHS = (Window(DAY_MS), Window(7 * DAY_MS), Window(30 * DAY_MS))
+LAGGED = tuple(Window(window.length_ms, 7 * DAY_MS) for window in LENGTHS)
+DEFINITION = ProfileDefinition(
+    (
+        Series("card_tx", "card_id", "transactions", ("amount_minor", "amount_known"), LENGTHS),
+        Series("terminal_tx", "terminal_id", "transactions", (), LAGGED),
+        Series("terminal_label", "terminal_id", "labels", ("fraud",), LAGGED),
+    )
+)
 P0, P1 = InputPartition(TRANSACTIONS_TOPIC_NUMBER, 0), InputPartition(TRANSACTIONS_TOPIC_NUMBER, 1)
 L0 = InputPartition(LABELS_TOPIC_NUMBER, 0)
 #: Enough to be in every one of four buckets.
@@ -71,6 +86,18 @@ class Wire:
 
     def raise_floor(self, known_from_ms: int) -> None:
         self.inner.raise_floor(known_from_ms)
+
+    def lower_floor(self, known_from_ms: int) -> None:
+        self.inner.lower_floor(known_from_ms)
+
+    def merge(self, runs: Sequence[SeriesRun]) -> None:
+        self.inner.merge(runs)
+
+    def forget(self, series: int, entity: str, until_ms: int) -> int:
+        return self.inner.forget(series, entity, until_ms)
+
+    def content(self, series: int, entity: str) -> SeriesContent | None:
+        return self.inner.content(series, entity)
 
 
 def wired(buckets: int = 1) -> Wire:
@@ -226,12 +253,60 @@ def test_an_entry_says_all_that_is_recorded() -> None:
     store.apply(batch(located[:1], located[1:], p0=Stretch(0, 8), l0=Stretch(0, 4)))
     label_entry, card, terminal, look = wire.requests[0].entries
     assert label_entry == (
-        2, "t1", True, T - 5, id_hash("z"), pack_position(L0, 3), T + DAY_MS, (1,)
+        2, "t1", True, T - 5, id_hash("z"), pack_position(L0, 3), T + DAY_MS, (1,), ()
     )  # fmt: skip
     position = pack_position(P0, 7)
-    assert card == (0, "c1", True, T, id_hash("y"), position, 0, (0, 0))
-    assert terminal == (1, "t1", True, T, id_hash("y"), position, 0, ())
-    assert look == (2, "t1", False, T, id_hash("y"), position, 0, (0,))
+    assert card == (0, "c1", True, T, id_hash("y"), position, 0, (0, 0), ())
+    assert terminal == (1, "t1", True, T, id_hash("y"), position, 0, (), ())
+    assert look == (2, "t1", False, T, id_hash("y"), position, 0, (0,), ())
+
+
+def test_an_entry_has_a_hash_of_each_attribute_and_each_measure_that_is_asked_for() -> None:
+    measures = ("amount_square_1", "amount_minor", "amount_square_0", "amount_square_2")
+    attributes = ("terminal_id", "mcc", "device_id")
+    definition = ProfileDefinition(
+        (Series("device", "device_id", "transactions", measures, (), DAY_MS, attributes),)
+    )
+    wire = Wire(MemoryBackend(definition))
+    store = BucketedProfileStore(definition, wire)
+    store.attach({P0: AttachPoint(0, 0)})
+    wire.requests.clear()
+    amount = 10**12 - 1
+    extra = (("mcc", None), ("device_id", "d1"))
+    event = Transaction("x", T, "c1", "t1", amount, "EUR", amount, extra=extra)
+    store.apply(batch([Located(event, P0, 0)], p0=Stretch(0, 1)))
+    (entry,) = wire.requests[0].entries
+    assert entry.entity == "d1"
+    assert entry.attributes == (id_hash("t1"), b"\0" * 8, id_hash("d1"))
+    middle, minor, low, high = entry.values
+    assert minor == amount
+    assert low + (middle << 27) + (high << 54) == amount**2
+    assert max(low, middle) < 2**27
+
+
+def test_a_payment_that_names_no_entity_has_no_entry_and_still_moves_the_watermark() -> None:
+    definition = ProfileDefinition((Series("device", "device_id", "transactions", (), ()),))
+    wire = Wire(MemoryBackend(definition))
+    store = BucketedProfileStore(definition, wire)
+    store.attach({P0: AttachPoint(0, 0)})
+    answers = store.apply(batch([paid(0), paid(1)], p0=Stretch(0, 2)))
+    assert not wire.requests[-1].entries
+    assert store.watermarks() == {P0: 2}
+    assert answers.series["device"].absent.tolist() == [True, True]
+
+
+def test_labels_can_only_be_kept_of_entities_that_they_name() -> None:
+    of_devices = Series("device_label", "device_id", "labels", ("fraud",), LENGTHS)
+    definition = ProfileDefinition((of_devices,))
+    with pytest.raises(ValueError, match="labels do not name device_id"):
+        BucketedProfileStore(definition, MemoryBackend(definition))
+    of_cards = ProfileDefinition((Series("card_label", "card_id", "labels", ("fraud",), LENGTHS),))
+    store = BucketedProfileStore(of_cards, MemoryBackend(of_cards))
+    store.attach({L0: AttachPoint(0, 0)})
+    store.apply(batch(labels=[found(0)], l0=Stretch(0, 1)))
+    content = store.content("card_label", "c1")
+    assert content is not None
+    assert len(content.run) == 1
 
 
 def test_a_position_is_topic_partition_and_offset_and_never_all_zero() -> None:
@@ -426,6 +501,70 @@ def test_a_store_that_was_lost_and_begun_anew_by_others_is_known_by_its_epoch() 
     assert wire.apply([begun])[0].is_applied
     with pytest.raises(ProfileLossError):
         store.apply(batch([paid(1)], p0=Stretch(1, 2)))
+
+
+def applied_everywhere(buckets: int = 4) -> tuple[Wire, BucketedProfileStore]:
+    """Make a store that has confirmed 40 payments in each of its buckets."""
+    wire = wired(buckets)
+    store = attached(wire, buckets)
+    store.apply(batch([paid(n, card=CARDS[n]) for n in range(40)], p0=Stretch(0, 40)))
+    wire.requests.clear()
+    return wire, store
+
+
+def test_a_check_of_a_store_that_has_everything_writes_nothing_and_finds_nothing() -> None:
+    wire, store = applied_everywhere()
+    store.check()
+    wire.inner.apply([BucketRequest(0, {P0: Stretch(40, 50)}, [])])  # another worker is ahead
+    store.check()
+    assert not wire.requests
+    BucketedProfileStore(DEFINITION, wired()).check()  # nothing was taken over, nothing is missed
+
+
+def lose_a_watermark(wire: Wire) -> None:
+    del wire.inner._buckets[2].watermarks[P0]
+
+
+def lower_a_watermark(wire: Wire) -> None:
+    wire.inner._buckets[3].watermarks[P0] -= 1
+
+
+def begin_anew(wire: Wire) -> None:
+    wire.inner._buckets[1].epoch = b"anewlife"
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        pytest.param(lambda wire: wire.inner.flush(), id="everything is lost"),
+        pytest.param(lose_a_watermark, id="one watermark is gone"),
+        pytest.param(lower_a_watermark, id="an older copy was put back"),
+        pytest.param(begin_anew, id="somebody else began a bucket anew"),
+    ],
+)
+def test_a_check_finds_what_is_missing_in_any_bucket(lose: Callable[[Wire], None]) -> None:
+    wire, store = applied_everywhere()
+    lose(wire)
+    with pytest.raises(ProfileLossError):
+        store.check()
+    assert not wire.requests
+    store.detach([P0, P1, L0])
+    store.check()
+
+
+def test_a_series_is_erased_and_shown_in_the_bucket_of_its_entity() -> None:
+    wire, store = applied_everywhere()
+    assert store.forget("card_tx", "c7", T + 7) == 1
+    held = [number for number, b in enumerate(wire.inner._buckets) if (0, "c7") in b.series]
+    assert held == [bucket_of("c7", 4)]
+    content = store.content("card_tx", "c7")
+    assert content is not None
+    assert (len(content.run), content.trimmed_to_ms) == (0, T + 7)
+    other = store.content("card_tx", "c8")
+    assert other is not None
+    assert wire.inner.content(0, "c7") is not None
+    store.merge([other.run])
+    assert len(other.run) == 1
 
 
 def test_every_bucket_gets_an_epoch_of_its_own_at_every_beginning() -> None:

@@ -1,0 +1,155 @@
+"""The line to Valkey: commands go out in one round trip, and answers come back in their order.
+
+    ValkeyBackend ──commands──▶ Wire ──┬─ ServerWire    one server, one connection
+                 ◀──answers───         └─ ClusterWire   one connection to each node
+
+A wire neither retries nor waits: every call has a deadline and is tried once. What to do without
+an answer is decided above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from fraudstream.adapters.valkey_fit import require_fit
+from fraudstream.errors import StoreUnfitError
+
+
+@dataclass(frozen=True, slots=True)
+class ValkeyLimits:
+    """How long Valkey may take.
+
+    Parameters
+    ----------
+    deadline_s
+        For one answer.
+    connect_timeout_s
+        For a new connection.
+    breaker_min_s, breaker_max_s
+        How long no call is made after a failure; doubled for each further one.
+    """
+
+    deadline_s: float = 0.05
+    connect_timeout_s: float = 0.25
+    breaker_min_s: float = 0.05
+    breaker_max_s: float = 1.0
+
+
+class Wire(Protocol):
+    """A connection to wherever the keys live."""
+
+    def prepare(self, source: str) -> None:
+        """Check that every primary is fit to hold profiles, and load a function library there.
+
+        Raises
+        ------
+        StoreUnfitError
+            A server must not be used for profiles.
+        redis.RedisError, OSError
+            No answer, or a server that is in trouble for now.
+        """
+        ...
+
+    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one round trip.
+
+        Returns
+        -------
+        answers
+            One for each command, in order; an error reply is a `redis.ResponseError` in the list.
+
+        Raises
+        ------
+        redis.RedisError, OSError
+            There is no answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class ServerWire:
+    """A `Wire` to a single server.
+
+    Parameters
+    ----------
+    url
+        ``redis://…``, ``rediss://…`` or ``unix://…``; user and password belong in it.
+    limits
+        Time-outs.
+    """
+
+    def __init__(self, url: str, limits: ValkeyLimits) -> None:
+        self._client = connect(url, limits)
+
+    def prepare(self, source: str) -> None:
+        """Check the server and load the functions (see `Wire.prepare`)."""
+        prepare_node(self._client, source)
+        if self._client.info("cluster").get("cluster_enabled"):
+            raise StoreUnfitError(
+                "valkey.url names a node of a cluster: set valkey.cluster to true, and see "
+                "docs/operations.md."
+            )
+
+    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one pipeline (see `Wire.run`)."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            return list(pipeline.execute(raise_on_error=False))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def connect(url: str, limits: ValkeyLimits) -> redis.Redis:
+    """Make a client with our own time-outs and without retries of its own."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,  # RESP3 sends commands on connect that Valkey does not know
+        socket_timeout=limits.deadline_s,
+        socket_connect_timeout=limits.connect_timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        client_name="fraudstream",
+    )
+
+
+def prepare_node(client: redis.Redis, source: str) -> None:
+    """Check that a server is fit to hold profiles, and load a function library there.
+
+    Raises
+    ------
+    StoreUnfitError
+        It is too old, may evict keys, knows no functions, or refuses ours for good.
+    redis.RedisError, OSError
+        No answer, or a server that is in trouble for now: out of memory, a replica, a full disk.
+    """
+    try:
+        require_fit(client)
+        client.function_load(source)
+    except redis.ResponseError as error:
+        text = str(error).lower()
+        if "already exists" in text:
+            return
+        if isinstance(error, redis.exceptions.NoPermissionError):
+            raise StoreUnfitError(
+                f"Valkey's ACL refuses what the worker needs ({error}): see docs/operations.md"
+            ) from error
+        if "unknown command" in text:
+            raise StoreUnfitError(
+                f"the server has no functions ({error}): use Valkey 8.1.9 or newer, and rename or "
+                "disable none of its commands."
+            ) from error
+        if "error compiling" in text:
+            raise StoreUnfitError(f"Valkey refuses our function library: {error}") from error
+        raise
