@@ -7,25 +7,22 @@ days ago as the difference of two. Sums are of integer cents, so that they are e
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from harness import ROOT, Deployment
+from harness import Deployment
+from reference import TRANSACTIONS, WINDOWS_D, fraudstream
 from services import Services
 
 pytestmark = [pytest.mark.services, pytest.mark.reference_data]
 
-FILE = "transactions-2018-04-01_2018-07-31.parquet"
 UNTIL = "2018-04-16"
 #: Before the seven days' lag is over, so that no rate looks at a payment that is not judged yet.
 LABELS_AFTER = "3d"
 LAG_D = 7
-WINDOWS_D = (1, 7, 30)
 TIMEOUT_S = 240
 
 
@@ -34,19 +31,6 @@ def deployment(services: Services, tmp_path: Path) -> Iterator[Deployment]:
     settings = {"VALKEY__ON_DEADLINE": "wait", "VALKEY__DEADLINE_MS": 2_000}
     with Deployment(services, tmp_path, partitions=2, settings=settings) as made:
         yield made.create_topics()
-
-
-def fraudstream(deployment: Deployment, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "fraudstream", *arguments],
-        env=deployment.environ(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3_000:]
 
 
 def rolling(rows: pd.DataFrame, entity: str, column: str, days: int) -> pd.Series:
@@ -84,17 +68,23 @@ def test_every_feature_of_half_a_month_is_the_references(
     deployment: Deployment, reference_data: Path, tmp_path: Path
 ) -> None:
     worker = deployment.start().await_ready()
+    environ = deployment.environ()
     fraudstream(
-        deployment,
-        *("replay", str(reference_data / FILE), "--mapping", "configs/mappings/handbook.yaml"),
+        environ,
+        *(
+            "replay",
+            str(reference_data / TRANSACTIONS),
+            "--mapping",
+            "configs/mappings/handbook.yaml",
+        ),
         *("--until", UNTIL, "--labels-after", LABELS_AFTER, "--speed", "max"),
     )
     deployment.await_done(TIMEOUT_S)
     assert worker.stop() == 0
     exported = tmp_path / "decisions.parquet"
-    fraudstream(deployment, "export", deployment.topics["decisions"], "--out", str(exported))
+    fraudstream(environ, "export", deployment.topics["decisions"], "--out", str(exported))
 
-    rows = pd.read_parquet(reference_data / FILE)
+    rows = pd.read_parquet(reference_data / TRANSACTIONS)
     rows = rows[rows.TX_DATETIME < UNTIL].reset_index(drop=True)
     expected = reference(rows).set_index(rows.TRANSACTION_ID.astype(str))
     decisions = pd.read_parquet(exported).set_index("transaction_id")
