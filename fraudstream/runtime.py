@@ -40,7 +40,10 @@ from fraudstream.errors import (
     UnknownOutcomeError,
 )
 from fraudstream.pipeline import InputBatch, Pipeline, Processed
-from fraudstream.profile import InputPartition, Stretch
+from fraudstream.profile import (
+    InputPartition,
+    Stretch,
+)
 from fraudstream.repair import Repairer
 from fraudstream.start import find_places
 
@@ -252,6 +255,7 @@ class Worker:
             _log.warning("profiles_away", error=f"{error}{cause}")
         if error is None and self._were_profiles_away:
             _log.info("profiles_back")
+            self._repairer.check_soon()  # what came back may have lost something
         self._were_profiles_away = error is not None
 
     def _narrow_down(self, batch: InputBatch, error: OutputRefusedError) -> None:
@@ -379,6 +383,7 @@ class Worker:
             self._tidied_at_s = now_s
             self._observer.lag(self._source.lag_records(), self._gap_records)
             is_idle_due = True
+            self._repairer.check()
         if self._repairer.must_look_again and positions:
             self._store.require_available()
             self._log_starts = {

@@ -21,7 +21,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from fraudstream.adapters.kafka import KafkaAccess, client_config, error_of, kafka_logger
 from fraudstream.errors import RetentionError, ServiceAwayError, SettingsError
-from fraudstream.profile import DAY_MS
+from fraudstream.profile import (
+    DAY_MS,
+)
 
 _TIMEOUT_S = 10.0
 #: How much longer than the horizon the log is kept: time to notice a loss and to rebuild.
@@ -66,6 +68,12 @@ def plan_topics(
     return [TopicPlan(name, partitions, input_config) for name in inputs] + [
         TopicPlan(name, partitions, output_config) for name in outputs
     ]
+
+
+def plan_erasures(name: str) -> TopicPlan:
+    """Say what the topic of erasures should be: kept for ever, of each entity the newest."""
+    config = {"retention.ms": str(_UNLIMITED_MS), "cleanup.policy": "compact"}
+    return TopicPlan(name, 1, config)
 
 
 class TopicAdmin:

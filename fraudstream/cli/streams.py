@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraudstream.cli.config import AsJson, ConfigFile
+from fraudstream.cli.config import AsJson, ConfigFile, FeatureSetFile
 from fraudstream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def create(
     unlimited_retention: Annotated[
         bool, typer.Option("--unlimited-retention", help="Keep all records for ever.")
     ] = False,
+    feature_set: FeatureSetFile = None,
 ) -> None:
-    """Create the five topics, where they are missing.
+    """Create the six topics, where they are missing.
 
     \b
     Transactions and labels are kept for as long as profiles look back, and a
@@ -61,9 +62,9 @@ def create(
       fraudstream replay FILE       let something arrive
     """
     from fraudstream.app import kafka_access
-    from fraudstream.features import DEFAULT_FEATURES, profile_definition
+    from fraudstream.feature_files import chosen_feature_set
     from fraudstream.settings import load_settings
-    from fraudstream.topics import TopicAdmin, plan_topics
+    from fraudstream.topics import TopicAdmin, plan_erasures, plan_topics
 
     if replication == 0:
         raise UsageError("--replication 0: a partition has at least one copy")
@@ -73,10 +74,13 @@ def create(
         [names.transactions, names.labels],
         [names.decisions, names.alerts, names.dead_letters],
         partitions=names.partitions,
-        horizon_ms=profile_definition(DEFAULT_FEATURES).horizon_ms,
+        horizon_ms=chosen_feature_set(feature_set)
+        .profile_definition(settings.profiles.currency)
+        .horizon_ms,
         is_unlimited=unlimited_retention,
     )
-    _quiet_client()
+    plans.append(plan_erasures(names.erasures))
+    quiet_client()
     created = TopicAdmin(kafka_access(settings)).create(plans, replication)
     for plan in plans:
         verb = "created" if created[plan.name] else "was there"
@@ -166,13 +170,13 @@ def replay(
     pace, span = parse_speed(speed), parse_span(from_, until)
     delay_ms = None if labels_after is None else parse_duration(labels_after, "--labels-after")
     name = _checked_run_id(run_id)
-    form = _row_form(settings, mapping)
+    form = row_form(settings, mapping)
     payments = PaymentFile(source, form, span, labels_after_ms=delay_ms)
     _note_irregularities(payments)
     stream = LabelledStream(payments, delay_ms, form.framing)
     ahead_ms = 0 if max_ahead_time == "0" else parse_duration(max_ahead_time, "--max-ahead-time")
     hold_back = HoldBack(settings.kafka.group_id, max_ahead, ahead_ms) if max_ahead else None
-    _quiet_client()
+    quiet_client()
     with _stop_on_signals() as stop, replay_progress(payments, pace) as on_progress:
         replayer = Replayer(
             kafka_access(settings),
@@ -231,7 +235,7 @@ def export(
     require_suffix(out)
     span = parse_span(from_time, until_time, "-time")
     name, kind = _find_topic(topic, settings.topics)
-    _quiet_client()
+    quiet_client()
     drain = TopicDrain(kafka_access(settings), name, span)
     with export_progress(name, drain.offsets_total) as on_progress:
         summary = write_file(drain.slices(on_progress), name, kind, out)
@@ -245,7 +249,7 @@ def export(
         )
 
 
-def _row_form(settings: Settings, mapping: Path | None) -> RowForm:
+def row_form(settings: Settings, mapping: Path | None) -> RowForm:
     """Say how rows are read; where the workers map, the topic carries the file's own names."""
     from fraudstream.app import load_mapping
     from fraudstream.replay.source import CONFLUENT_FRAMING, RowForm
@@ -344,7 +348,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _quiet_client() -> None:
+def quiet_client() -> None:
     """Keep the client library's own lines off the screen: errors are told in our words."""
     import logging
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from feature_names import DEFAULT_FEATURES
 from harness import Deployment, Position, Row, card_features, payment, wait_for
 from services import Services
 
-from fraudstream.features import DEFAULT_FEATURES
 from fraudstream.local.stack import LocalStack
 
 pytestmark = pytest.mark.services

@@ -8,20 +8,24 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
+from feature_names import DEFAULT_DEFINITION
 from services import Services
 from typer.testing import CliRunner
 
 from fraudstream.adapters.kafka import KafkaAccess
 from fraudstream.cli.streams import topics_app
 from fraudstream.errors import ServiceAwayError, SettingsError, UsageError
-from fraudstream.features import DEFAULT_FEATURES, profile_definition
 from fraudstream.local.ready import HOST, find_free_port
-from fraudstream.profile import DAY_MS
+from fraudstream.profile import (
+    DAY_MS,
+)
 from fraudstream.topics import TopicAdmin, require_retention
 
 pytestmark = pytest.mark.services
 
-KINDS = ("transactions", "labels", "decisions", "alerts", "dead_letters")
+KINDS = ("transactions", "labels", "decisions", "alerts", "dead_letters", "erasures")
+#: Of each, as it is made: erasures are few.
+PARTITIONS = dict.fromkeys(KINDS, 3) | {"erasures": 1}
 TIMEOUT_S = 15.0
 
 Create = Callable[..., str]
@@ -71,18 +75,19 @@ def retention_days(services: Services, prefix: str) -> dict[str, float]:
     return {name.removeprefix(f"{prefix}."): ms / DAY_MS for name, ms in found.items()}
 
 
-def test_five_topics_are_made_and_kept_as_long_as_profiles_need(
+def test_six_topics_are_made_and_kept_as_long_as_profiles_need(
     services: Services, prefix: str, create: Create
 ) -> None:
     lines = create().splitlines()
     assert lines[0] == f"{prefix}.transactions: created, 3 partitions, kept for 45 days"
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all("created" in line for line in lines)
-    assert partitions_of(services, prefix) == dict.fromkeys(KINDS, 3)
+    assert partitions_of(services, prefix) == PARTITIONS
     days = retention_days(services, prefix)
-    horizon_ms = profile_definition(DEFAULT_FEATURES).horizon_ms
+    horizon_ms = DEFAULT_DEFINITION.horizon_ms
     assert days["transactions"] == days["labels"] == horizon_ms / DAY_MS + 7
     assert {days["decisions"], days["alerts"], days["dead_letters"]} == {90.0}
+    assert lines[-1] == f"{prefix}.erasures: created, 1 partitions, kept for ever"
     inputs = {name: int(days[name] * DAY_MS) for name in ("transactions", "labels")}
     require_retention(inputs, horizon_ms)
 
@@ -90,9 +95,9 @@ def test_five_topics_are_made_and_kept_as_long_as_profiles_need(
 def test_a_second_time_nothing_is_made(services: Services, prefix: str, create: Create) -> None:
     create()
     lines = create().splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all("was there" in line for line in lines)
-    assert partitions_of(services, prefix) == dict.fromkeys(KINDS, 3)
+    assert partitions_of(services, prefix) == PARTITIONS
 
 
 def test_topics_may_be_kept_for_ever(services: Services, prefix: str, create: Create) -> None:
@@ -108,7 +113,7 @@ def test_what_is_there_and_different_is_told_and_left_alone(
         create(partitions=4)
     with pytest.raises(SettingsError, match=r"exists with retention\.ms=3888000000, not -1"):
         create("--unlimited-retention")
-    assert partitions_of(services, prefix) == dict.fromkeys(KINDS, 3)
+    assert partitions_of(services, prefix) == PARTITIONS
     assert retention_days(services, prefix)["transactions"] == 45
 
 
