@@ -80,6 +80,9 @@ demo: ## Real Kafka, Valkey, model and alerts on this machine, a minute (DEMO_AR
 test: install ## All tests, on a real Kafka and a real Valkey (TEST_ARGS="-k name")
 	@$(BIN)/python -m pytest $(TEST_ARGS)
 
+parity: install ## A week of published features, whole, through the file and the live consumer
+	@FRAUDSTREAM_TEST_PARITY=full $(BIN)/python -m pytest tests/parity $(TEST_ARGS)
+
 lint: install ## Style, types and the import contract
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -116,5 +119,5 @@ clean: ## Remove the environments, caches and build products (Kafka's jars stay 
 	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@git clean -fdXq -- fraudstream tests benchmarks
 
-.PHONY: help install demo test lint format bench schemas lock clean
+.PHONY: help install demo test parity lint format bench schemas lock clean
 .DELETE_ON_ERROR:

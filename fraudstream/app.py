@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -16,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from fraudstream.adapters.kafka import GroupMembership, KafkaAccess
+from fraudstream.adapters.kafka_bulk import KafkaBulk
 from fraudstream.adapters.kafka_log import KafkaLog
 from fraudstream.adapters.kafka_publisher import KafkaPublisher
 from fraudstream.adapters.kafka_source import KafkaSource
@@ -23,23 +25,31 @@ from fraudstream.adapters.kafka_trial import fault_of_properties
 from fraudstream.adapters.profiles import BucketedProfileStore
 from fraudstream.adapters.valkey import ValkeyBackend, ValkeyLimits
 from fraudstream.alert import Encoder, ModelIdentity, OutputTopics
+from fraudstream.audit.watch import AuditMetrics, AuditWatch, WatchRules
 from fraudstream.bundle import Bundle, load_bundle
 from fraudstream.currency import minor_units_per_major
 from fraudstream.dead_letters import DeadLetterGuard, DeadLetterLimits
 from fraudstream.decision import Policy
+from fraudstream.erasures import EntityHasher, ErasureLog
 from fraudstream.errors import ServiceAwayError, SettingsError
 from fraudstream.event import EventRules
-from fraudstream.features import profile_definition
 from fraudstream.mapping import EventMapping, compile_mapping
 from fraudstream.metrics import HealthServer, WorkerMetrics
 from fraudstream.pipeline import InputTopics, Models, Pipeline
-from fraudstream.profile import ProfileDefinition
+from fraudstream.profile import (
+    ProfileDefinition,
+)
+from fraudstream.rebuild import Progress, Rebuilder, RebuildParts
 from fraudstream.repair import LAST_TURN_S, TURN_S, Repairer
+from fraudstream.replay.past import Past
 from fraudstream.runtime import LoopLimits, StartRules, Worker, WorkerParts
 from fraudstream.settings import Settings
 from fraudstream.topics import RETENTION_MARGIN_MS, TopicAdmin, require_retention
 
 _log = structlog.get_logger("app")
+
+#: How long a command that can wait gives Valkey for one answer.
+PATIENT_DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +64,14 @@ class RunOptions:
         Where to begin when the group's offsets are gone: ``earliest`` or ``watermark``.
     accept_short_retention
         Go on although the log forgets sooner than the profiles need it.
+    config
+        The settings file, for the commands that the worker starts.
     """
 
     slot: int = 0
     from_: str | None = None
     accept_short_retention: bool = False
+    config: Path | None = None
 
 
 def run_worker(settings: Settings, options: RunOptions, stopping: threading.Event) -> None:
@@ -73,6 +86,7 @@ def run_worker(settings: Settings, options: RunOptions, stopping: threading.Even
     topics = input_topics(settings)
     metrics = WorkerMetrics(topics)
     health = _serve_health(settings, options.slot, metrics)
+    audits = _watch_parity(settings, options, metrics)
     try:
         if not _await_topics(settings, bundle, options, metrics, stopping):
             return
@@ -84,6 +98,8 @@ def run_worker(settings: Settings, options: RunOptions, stopping: threading.Even
         worker.run()
         _log.info("stopped", slot=options.slot)
     finally:
+        if audits is not None:
+            audits.stop()
         if health is not None:
             health.stop()
 
@@ -100,7 +116,7 @@ def check_retention(settings: Settings, bundle: Bundle) -> None:
     """
     topics = input_topics(settings)
     kept_ms = TopicAdmin(kafka_access(settings)).retention_ms([topics.transactions, topics.labels])
-    require_retention(kept_ms, profile_definition(bundle.features).horizon_ms)
+    require_retention(kept_ms, profile_definition(settings, bundle).horizon_ms)
 
 
 def build_worker(
@@ -116,7 +132,7 @@ def build_worker(
     membership = GroupMembership(
         settings.kafka.group_id, options.slot, settings.kafka.session_timeout_ms
     )
-    store = build_store(settings, profile_definition(bundle.features))
+    store = build_store(settings, profile_definition(settings, bundle))
     pipeline = build_pipeline(settings, bundle, store)
     is_degradable = settings.valkey.on_deadline == "degrade"
     parts = WorkerParts(
@@ -128,6 +144,7 @@ def build_worker(
             store,
             KafkaLog(access, settings.kafka.group_id, topics),
             pipeline.parse,
+            erasures=erasure_log(settings).read_for_repair,
             # Where every decision must wait for its profiles, nothing else is worth doing.
             turn_s=TURN_S if is_degradable else LAST_TURN_S,
         ),
@@ -137,18 +154,60 @@ def build_worker(
     return Worker(parts, LoopLimits(), StartRules(options.from_, is_degradable), stopping)
 
 
-def build_store(settings: Settings, definition: ProfileDefinition) -> BucketedProfileStore:
-    """Make the profile store in Valkey."""
+def profile_definition(settings: Settings, bundle: Bundle) -> ProfileDefinition:
+    """Say what the profile store keeps for a bundle."""
+    return bundle.feature_set.profile_definition(settings.profiles.currency)
+
+
+def build_store(
+    settings: Settings, definition: ProfileDefinition, *, is_patient: bool = False
+) -> BucketedProfileStore:
+    """Make the profile store in Valkey; a patient one is for commands that can wait."""
+    deadline_s = PATIENT_DEADLINE_S if is_patient else settings.valkey.deadline_ms / 1000
     known_from = settings.profiles.known_from
     backend = ValkeyBackend(
         settings.valkey.url.get_secret_value(),
         definition,
         namespace=settings.profiles.namespace,
-        buckets=settings.profiles.buckets,
+        buckets=settings.buckets,
         known_from_ms=int(known_from.timestamp() * 1000) if known_from else 0,
-        limits=ValkeyLimits(deadline_s=settings.valkey.deadline_ms / 1000),
+        limits=ValkeyLimits(deadline_s=deadline_s),
+        cluster=settings.valkey.cluster,
     )
-    return BucketedProfileStore(definition, backend, buckets=settings.profiles.buckets)
+    return BucketedProfileStore(definition, backend, buckets=settings.buckets)
+
+
+def build_rebuilder(
+    settings: Settings,
+    bundle: Bundle,
+    past: Past | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Rebuilder:
+    """Make what rebuilds the profiles of a deployment once.
+
+    Raises
+    ------
+    StopError
+        Kafka is away, or erasures were made under another key.
+    """
+    parts = RebuildParts(
+        build_store(settings, profile_definition(settings, bundle), is_patient=True),
+        KafkaBulk(kafka_access(settings), settings.kafka.group_id),
+        input_topics(settings),
+        replace(event_rules(settings), extra_fields=bundle.feature_set.extra_fields),
+        erasure_log(settings).read(),
+    )
+    return Rebuilder(parts, past, on_progress)
+
+
+def erasure_log(settings: Settings) -> ErasureLog:
+    """Make what writes and reads the topic of erasures."""
+    return ErasureLog(
+        kafka_access(settings),
+        f"{settings.kafka.group_id}-repair",
+        settings.topics.erasures,
+        EntityHasher(settings.events.hmac_key.get_secret_value().encode()),
+    )
 
 
 def build_pipeline(settings: Settings, bundle: Bundle, store: BucketedProfileStore) -> Pipeline:
@@ -169,7 +228,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, store: BucketedProfileSto
     )
     return Pipeline(
         topics=input_topics(settings),
-        rules=event_rules(settings),
+        rules=replace(event_rules(settings), extra_fields=bundle.feature_set.extra_fields),
         store=store,
         models=Models(bundle.model, bundle.fallback, bundle.features),
         policy=policy,
@@ -246,6 +305,19 @@ def _serve_health(settings: Settings, slot: int, metrics: WorkerMetrics) -> Heal
     return health
 
 
+def _watch_parity(
+    settings: Settings, options: RunOptions, metrics: WorkerMetrics
+) -> AuditWatch | None:
+    """Have decisions audited, by the first of all workers alone."""
+    if settings.audit.interval_s == 0 or options.slot:
+        return None
+    arguments = ("--config", str(options.config)) if options.config is not None else ()
+    rules = WatchRules(settings.audit.interval_s, settings.audit.sample, arguments)
+    watch = AuditWatch(rules, AuditMetrics(metrics.registry))
+    watch.start()
+    return watch
+
+
 def _await_topics(
     settings: Settings,
     bundle: Bundle,
@@ -266,7 +338,7 @@ def _await_topics(
             stopping.wait(backoff_s)
             backoff_s = min(2 * backoff_s, 5.0)
             continue
-        horizon_ms = profile_definition(bundle.features).horizon_ms
+        horizon_ms = profile_definition(settings, bundle).horizon_ms
         if options.accept_short_retention:
             _warn_of_short_retention(kept_ms, horizon_ms)
         else:

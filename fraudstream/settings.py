@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import (
@@ -33,6 +33,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from fraudstream.currency import MINOR_UNIT_DECIMALS
 from fraudstream.errors import SettingsError
+from fraudstream.valkey_url import HIDDEN, hide_password, url_fault
 
 PREFIX = "FRAUDSTREAM_"
 #: Names under our prefix that are not settings: what Kubernetes injects for a service called
@@ -42,16 +43,8 @@ _FOREIGN_NAMES = re.compile(
     r"|REQUIRE|REFERENCE_DATA|TEST_\w+)"
 )
 _SECRET_PROPERTY = re.compile(r"password|secret|jaas|token|\.key\b|key\.pem", re.IGNORECASE)
-_HIDDEN = "********"
-#: What may stand behind the ? of valkey.url; with ``rediss://`` the second, too.
-_VALKEY_OPTIONS = frozenset({"db", "username", "password"})
-_VALKEY_TLS_OPTIONS = frozenset(
-    {
-        *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile"),
-        *("ssl_check_hostname", "ssl_keyfile", "ssl_password"),
-    }
-)
-
+#: Buckets on a cluster: each lives on one node, and a node that joins takes some over.
+CLUSTER_BUCKETS = 64
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 Score = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
@@ -80,13 +73,24 @@ class ValkeySettings(_Section):
     deadline_ms: int = Field(default=50, ge=1, le=60_000)
     #: ``wait`` never decides without profiles: for replays and tests that must be exact.
     on_deadline: Literal["degrade", "wait"] = "degrade"
+    #: ``url`` is a node of a Valkey Cluster, which names the others.
+    cluster: bool = False
 
     @field_validator("url")
     @classmethod
     def _usable(cls, url: SecretStr) -> SecretStr:
-        if fault := _valkey_url_fault(url.get_secret_value()):
+        if fault := url_fault(url.get_secret_value()):
             raise ValueError(fault)
         return url
+
+    @model_validator(mode="after")
+    def _url_of_a_cluster(self) -> ValkeySettings:
+        parts = urlsplit(self.url.get_secret_value())
+        databases = {parts.path[1:], *parse_qs(parts.query).get("db", [])} - {"", "0"}
+        if self.cluster and (parts.scheme == "unix" or databases):
+            msg = "with valkey.cluster, valkey.url must be redis:// or rediss://, with database 0"
+            raise ValueError(msg)
+        return self
 
 
 class TopicsSettings(_Section):
@@ -97,13 +101,16 @@ class TopicsSettings(_Section):
     decisions: TopicName = "fraudstream.decisions"
     alerts: TopicName = "fraudstream.alerts"
     dead_letters: TopicName = "fraudstream.dead-letters"
+    #: Who asked to be forgotten: compacted, kept for ever.
+    erasures: TopicName = "fraudstream.erasures"
     partitions: int = Field(default=6, ge=1, le=10_000)
 
     @model_validator(mode="after")
     def _distinct(self) -> TopicsSettings:
         names = [self.transactions, self.labels, self.decisions, self.alerts, self.dead_letters]
+        names.append(self.erasures)
         if len(set(names)) < len(names):
-            msg = "the five topics must have different names"
+            msg = "the six topics must have different names"
             raise ValueError(msg)
         return self
 
@@ -136,7 +143,8 @@ class ProfilesSettings(_Section):
     """Where profiles live in Valkey, and what they are counted in."""
 
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    buckets: int = Field(default=1, ge=1, le=4096)
+    #: None: `Settings.buckets` chooses.
+    buckets: int | None = Field(default=None, ge=1, le=4096)
     currency: str = "EUR"
     #: Windows that reach back before this time are unknown, not empty.
     known_from: AwareDatetime | None = None
@@ -181,6 +189,14 @@ class MetricsSettings(_Section):
     host: str = "0.0.0.0"  # noqa: S104 - scraped from outside the container
 
 
+class AuditSettings(_Section):
+    """How often slot 0 has features of decisions computed again from the log, and of how many."""
+
+    #: 0 turns it off.
+    interval_s: int = Field(default=0, ge=0, le=30 * 86_400)
+    sample: float = Field(default=0.001, gt=0.0, le=1.0)
+
+
 class Settings(BaseSettings):
     """The effective settings of a deployment."""
 
@@ -202,7 +218,23 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     dead_letters: DeadLettersSettings = DeadLettersSettings()
     metrics: MetricsSettings = MetricsSettings()
+    audit: AuditSettings = AuditSettings()
     worker_slot: int = Field(default=0, ge=0, le=999)
+
+    @property
+    def buckets(self) -> int:
+        """Over how many buckets entities are spread: enough for every node of a cluster to work."""
+        return self.profiles.buckets or (CLUSTER_BUCKETS if self.valkey.cluster else 1)
+
+    @model_validator(mode="after")
+    def _several_buckets_on_a_cluster(self) -> Settings:
+        if self.valkey.cluster and self.buckets == 1:
+            msg = (
+                "profiles.buckets is 1, but a bucket lives on one node: with valkey.cluster leave "
+                f"it out, which gives {CLUSTER_BUCKETS}, or set it to several times the nodes"
+            )
+            raise ValueError(msg)
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -219,13 +251,14 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, Any]:
         """Give all settings as plain values, secrets hidden."""
         dumped: dict[str, Any] = self.model_dump(mode="json")
-        dumped["valkey"]["url"] = _hide_password(self.valkey.url.get_secret_value())
+        dumped["valkey"]["url"] = hide_password(self.valkey.url.get_secret_value())
+        dumped["profiles"]["buckets"] = self.buckets
         if self.events.hmac_key.get_secret_value():
-            dumped["events"]["hmac_key"] = _HIDDEN
+            dumped["events"]["hmac_key"] = HIDDEN
         properties = dumped["kafka"]["properties"]
         for name in properties:
             if _SECRET_PROPERTY.search(name):
-                properties[name] = _HIDDEN
+                properties[name] = HIDDEN
         return dumped
 
 
@@ -295,42 +328,6 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _valkey_url_fault(url: str) -> str | None:
-    """Say what is wrong with an address, in words that hold nothing of it."""
-    scheme, separator, _ = url.partition("://")
-    if scheme not in {"redis", "rediss", "unix"} or not separator:
-        return "begin it with redis://, rediss:// or unix://, as redis://localhost:6379/0"
-    try:
-        parts = urlsplit(url)
-        is_port_good = scheme == "unix" or parts.port != 0
-    except ValueError:
-        is_port_good = False
-    fault: str | None = None
-    if not is_port_good:
-        fault = "its port must be a number from 1 to 65535"
-    elif parts.fragment:
-        fault = "it must not hold a #"
-    elif scheme == "unix" and not parts.path:
-        return "name the socket's file, as unix:///run/valkey.sock"
-    else:
-        fault = _valkey_options_fault(parts)
-    # What is wrong may be a password that was cut in two.
-    return fault and f"{fault}; in a user or password, write / as %2F, ? as %3F and # as %23"
-
-
-def _valkey_options_fault(parts: SplitResult) -> str | None:
-    options = parse_qs(parts.query, keep_blank_values=True)
-    databases = options.get("db", ["0"])
-    if parts.scheme != "unix":
-        databases.append(parts.path[1:] or "0")
-    if not all(re.fullmatch(r"[0-9]+", database) for database in databases):
-        return "its database must be a number, as in redis://localhost:6379/0"
-    known = _VALKEY_OPTIONS | (_VALKEY_TLS_OPTIONS if parts.scheme == "rediss" else set())
-    if not options.keys() <= known:
-        return f"behind its ? there can be only {', '.join(sorted(known))}"
-    return None
-
-
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text("utf-8"))
@@ -354,9 +351,3 @@ def _sentences(error: ValidationError) -> Iterator[str]:
             yield f"{name} is no setting of ours; `fraudstream config show` lists them all"
         else:
             yield f"{name}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _hide_password(url: str) -> str:
-    # Up to the last @: it may be part of the password.
-    hidden = re.sub(r"(//[^:/@]*:).*@", rf"\g<1>{_HIDDEN}@", url)
-    return re.sub(r"(password=)[^&]*", rf"\g<1>{_HIDDEN}", hidden)

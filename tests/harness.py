@@ -33,9 +33,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     NewTopic,
 )
+from feature_names import DEFAULT_DEFINITION
 from services import Services
 
-from fraudstream.features import DEFAULT_FEATURES, profile_definition
 from fraudstream.local.ready import HOST, find_free_port, is_listening
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -490,7 +490,7 @@ class Deployment:
 
     def watermarks(self) -> dict[Partition, int]:
         """Read from Valkey up to where each input partition was applied."""
-        digest = profile_definition(DEFAULT_FEATURES).digest
+        digest = DEFAULT_DEFINITION.digest
         with self.valkey() as client:
             fields: Any = client.hgetall(f"fs:{self.name}:{digest}:{{0}}:watermarks")
         marks: dict[Partition, int] = {}

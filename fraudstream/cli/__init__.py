@@ -16,6 +16,9 @@ from fraudstream import __version__
 from fraudstream.cli import local, streams, training
 from fraudstream.cli.config import app as config_app
 from fraudstream.cli.demo import demo
+from fraudstream.cli.feature_set import app as feature_set_app
+from fraudstream.cli.features import features
+from fraudstream.cli.profiles import profiles_app, rebuild
 from fraudstream.cli.run import run
 from fraudstream.cli.stop import show_stop
 from fraudstream.errors import ExitCode, StopError, UsageError
@@ -61,6 +64,10 @@ app.add_typer(streams.topics_app, name="topics")
 app.command()(run)
 app.command()(streams.replay)
 app.command()(streams.export)
+app.command()(rebuild)
+app.add_typer(profiles_app, name="profiles")
+app.command()(features)
+app.add_typer(feature_set_app, name="feature-set")
 app.command()(training.simulate)
 app.command()(training.train)
 app.add_typer(training.model_app, name="model")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from fraudstream.rebuild import Progress as Rebuilt
     from fraudstream.replay.replayer import Progress
     from fraudstream.replay.source import PaymentFile
     from fraudstream.replay.speed import Speed
@@ -75,6 +76,52 @@ def export_progress(topic: str, offsets: int) -> Iterator[Callable[[int], None]]
     with _bar() as bar:
         task = bar.add_task(topic, total=max(offsets, 1), details="")
         yield lambda done: bar.update(task, completed=done, details=f"{done:,} of {offsets:,}")
+
+
+@contextmanager
+def rows_progress(name: str, rows: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of a file's rows are done.
+
+    Parameters
+    ----------
+    name
+        The file's.
+    rows
+        How many it has.
+
+    Yields
+    ------
+    advance
+        To be told how many more are done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with _bar() as bar:
+        task = bar.add_task(name, total=max(rows, 1), details=f"{rows:,} rows")
+        yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
+def rebuild_progress() -> Iterator[Callable[[Rebuilt], None]]:
+    """Show how much of the log a rebuild has read, and how fast it is."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with _bar() as bar:
+        task = bar.add_task("rebuilding", total=None, details="")
+        started_s = time.monotonic()
+
+        def show(progress: Rebuilt) -> None:
+            rate = progress.events / max(time.monotonic() - started_s, 1e-9)
+            bar.update(
+                task,
+                total=progress.offsets_total or None,
+                completed=progress.offsets,
+                details=f"{progress.events:,} events  {rate:,.0f}/s",
+            )
+
+        yield show
 
 
 def _bar() -> Bar:

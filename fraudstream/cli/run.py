@@ -100,7 +100,7 @@ def run(
         watch_parent(stopping)
     own_slot = settings.worker_slot if slot is None else slot
     configure_logs(log_level, slot=own_slot)
-    options = RunOptions(own_slot, from_, accept_short_retention)
+    options = RunOptions(own_slot, from_, accept_short_retention, config)
     try:
         run_worker(settings, options, stopping)
     except StopError as error:

@@ -81,6 +81,7 @@ class TopicDrain:
             consumer_config(access, _GROUP_ID)
             | {"enable.partition.eof": True, "logger": kafka_logger()}
         )
+        self._lows: dict[int, int] = {}
         try:
             self._partitions = self._survey()
         except KafkaException as exception:
@@ -94,6 +95,12 @@ class TopicDrain:
     def offsets_total(self) -> int:
         """How many offsets lie between beginning and end, those without a record too."""
         return sum(p.end - p.start for p in self._partitions.values())
+
+    @property
+    def cut_partitions(self) -> frozenset[int]:
+        """The partitions that are read from where Kafka has deleted what came before."""
+        places = self._partitions.items()
+        return frozenset(n for n, p in places if p.start == self._lows[n] > 0)
 
     def slices(
         self, on_progress: Callable[[int], None] = lambda _: None
@@ -191,6 +198,7 @@ class TopicDrain:
             place = TopicPartition(self._topic, number)
             low, high = self._consumer.get_watermark_offsets(place, timeout=_REQUEST_TIMEOUT_S)
             found[number] = _Partition(low, high)
+            self._lows[number] = low
         if self._span.from_ms is not None:
             asked = [TopicPartition(self._topic, n, self._span.from_ms) for n in found]
             for place in self._consumer.offsets_for_times(asked, timeout=_REQUEST_TIMEOUT_S):

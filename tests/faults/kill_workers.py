@@ -36,6 +36,7 @@ if __name__ == "__main__":  # as a program there is no pytest to set up the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from feature_names import DEFAULT_FEATURES
 from harness import (
     BEGIN_MS,
     BUNDLE,
@@ -52,7 +53,6 @@ from numpy.typing import NDArray
 from services import Services, running_services
 
 from fraudstream.bundle import load_bundle
-from fraudstream.features import DEFAULT_FEATURES
 
 CARDS, TERMINALS = 2_000, 4_000
 #: Longer than the longest window, shorter than the horizon: no order of partitions is too late.

@@ -211,6 +211,10 @@ def test_every_setting_can_be_given_by_the_name_that_is_listed_for_it(
         ("profiles: {namespace: 'a:b'}", "profiles.namespace"),
         ("profiles: {namespace: '{x}'}", "profiles.namespace"),
         ("profiles: {buckets: 0}", "profiles.buckets"),
+        ("{valkey: {cluster: true}, profiles: {buckets: 1}}", "profiles.buckets"),
+        ("valkey: {cluster: true, url: 'unix:///run/valkey.sock'}", "valkey.url"),
+        ("valkey: {cluster: true, url: 'redis://h:1/2'}", "valkey.url"),
+        ("valkey: {cluster: true, url: 'redis://h:1?db=2'}", "valkey.url"),
         ("profiles: {currency: XXX}", "profiles.currency"),
         ("profiles: {known_from: 2018-04-01}", "profiles.known_from"),
         ("policy: {review_threshold: 1.5}", "policy.review_threshold"),
@@ -242,6 +246,7 @@ def test_a_value_that_will_not_do_is_an_error_that_names_its_setting(
         "policy: {review_threshold: 0.5, decline_threshold: 0.5}",
         "policy: {review_threshold: 0, decline_threshold: 1, fallback_review_threshold: 1.0}",
         "profiles: {buckets: 4096, known_from: 2018-04-01T00:00:00Z}",
+        "{valkey: {cluster: true, url: 'redis://h:1/0'}, profiles: {buckets: 2}}",
         "dead_letters: {ratio_max: 1.0, ratio_records: 10, consecutive_max: 1}",
         "metrics: {port: 0}",
         "worker_slot: 999",
@@ -250,6 +255,24 @@ def test_a_value_that_will_not_do_is_an_error_that_names_its_setting(
 def test_a_value_at_its_bound_will_do(file: Path, text: str) -> None:
     file.write_text(text)
     assert load_settings(file) != Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "buckets"),
+    [
+        ("", 1),
+        ("valkey: {cluster: true}", 64),
+        ("profiles: {buckets: 8}", 8),
+        ("{valkey: {cluster: true}, profiles: {buckets: 8}}", 8),
+    ],
+)
+def test_entities_are_spread_over_several_buckets_on_a_cluster(
+    file: Path, text: str, buckets: int
+) -> None:
+    file.write_text(text)
+    settings = load_settings(file)
+    assert settings.buckets == buckets
+    assert settings.shown()["profiles"]["buckets"] == buckets
 
 
 def test_all_that_is_wrong_is_said_at_once(file: Path) -> None:
