@@ -11,6 +11,12 @@ A mapping is a small YAML file that says, for each of our fields, where it comes
       currency:       {value: EUR}
       is_fraud:       {from: TX_FRAUD}
 
+Fields beyond the contract that a feature set reads are mapped as ids are, once they are named::
+
+    extra_fields: [device_id]
+    fields:
+      device_id: {from: DEVICE}
+
 It is applied before validation, which stays exactly as strict: a value that does not become what
 the contract asks for is refused there, by the contract's own reason code.
 """
@@ -32,6 +38,7 @@ _ID_FIELDS = frozenset({"transaction_id", "card_id", "terminal_id", "source"})
 _TIME_FIELDS = frozenset({"event_time", "reported_at"})
 _AMOUNT_FIELDS = frozenset({"amount_minor", "amount_base_minor"})
 _OTHER_FIELDS = frozenset({"currency", "is_fraud"})
+_KNOWN_FIELDS = _ID_FIELDS | _TIME_FIELDS | _AMOUNT_FIELDS | _OTHER_FIELDS
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOISE_MINOR = Decimal("1e-6")
 _MS_PER_UNIT = {"ms": Decimal(1), "s": Decimal(1000), "us": Decimal("0.001")}
@@ -77,16 +84,19 @@ class EventMapping(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fields: dict[str, FieldMapping]
+    #: Fields beyond the contract, of the feature set's.
+    extra_fields: tuple[str, ...] = ()
 
-    @field_validator("fields")
-    @classmethod
-    def _known_fields(cls, fields: dict[str, FieldMapping]) -> dict[str, FieldMapping]:
-        known = _ID_FIELDS | _TIME_FIELDS | _AMOUNT_FIELDS | _OTHER_FIELDS
-        unknown = sorted(fields.keys() - known)
+    @model_validator(mode="after")
+    def _known_fields(self) -> EventMapping:
+        unknown = sorted(self.fields.keys() - _KNOWN_FIELDS - set(self.extra_fields))
         if unknown:
-            msg = f"unknown field {unknown[0]!r}; ours are {', '.join(sorted(known))}"
+            msg = (
+                f"unknown field {unknown[0]!r}; ours are {', '.join(sorted(_KNOWN_FIELDS))}, and "
+                "what a feature set names beyond them, if `extra_fields` lists it here"
+            )
             raise ValueError(msg)
-        return fields
+        return self
 
 
 def compile_mapping(mapping: EventMapping) -> Callable[[Mapping[str, object]], dict[str, object]]:
@@ -126,7 +136,7 @@ def compile_mapping(mapping: EventMapping) -> Callable[[Mapping[str, object]], d
 
 
 def _convert(name: str, value: object, field: FieldMapping, currency: object) -> object:
-    if name in _ID_FIELDS:
+    if name in _ID_FIELDS or name not in _KNOWN_FIELDS:
         return _id(name, value, field.prefix)
     if name in _TIME_FIELDS:
         return _time(value, field)
@@ -141,7 +151,7 @@ def _id(name: str, value: object, prefix: str) -> object:
     # Foreign ids are often integers; a float or a boolean is no id and is left to validation.
     if type(value) not in (int, str):
         return value
-    if name == "card_id" and holds_card_number(str(value)):
+    if (name == "card_id" or name not in _KNOWN_FIELDS) and holds_card_number(str(value)):
         return str(value)  # a prefix would hide it from validation, which looks at whole words
     return f"{prefix}{value}"
 

@@ -193,7 +193,7 @@ def _text(columns: _Columns, name: str, *, prefixed: bool = True) -> pl.Series:
     if isinstance(source.dtype, (pl.Categorical, pl.Enum)):
         source = source.cast(pl.String)
     found = columns.mapped(name)
-    is_id = found is not None and name.endswith("_id")
+    is_id = found is not None and name != "currency"
     if source.dtype == pl.String or (source.dtype.is_integer() and is_id):
         prefix = found.prefix if found is not None and is_id and prefixed else ""
         text = source.cast(pl.String)

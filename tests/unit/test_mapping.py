@@ -367,3 +367,13 @@ def test_a_label_of_zero_or_one_becomes_a_boolean(value: object, expected: objec
 def test_a_mapping_with_a_wrong_word_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         mapping(fields)
+
+
+def test_a_field_of_the_feature_sets_is_mapped_as_an_id_once_it_is_named() -> None:
+    words = {"fields": {"device_id": {"from": "DEVICE", "prefix": "d"}}}
+    with pytest.raises(ValidationError, match="if `extra_fields` lists it here"):
+        EventMapping.model_validate(words)
+    apply = compile_mapping(EventMapping.model_validate(words | {"extra_fields": ["device_id"]}))
+    assert apply({"DEVICE": 17}) == {"device_id": "d17"}
+    assert apply({"DEVICE": 4111111111111111}) == {"device_id": "4111111111111111"}
+    assert apply({}) == {}
