@@ -78,7 +78,7 @@ def peak_memory_kb(pid: int) -> int:
 
 def features(file: Path, out: Path) -> list[str]:
     """Give the command that is measured."""
-    words = ["-m", "fraudstream", "features", str(file), "--out", str(out)]
+    words = ["-m", "fraudstream", "features", str(file), "--out", str(out), "--replace"]
     return [
         sys.executable,
         *words,

@@ -48,7 +48,7 @@ from fraudstream.profile import (
     ProfileBatch,
     Stretch,
 )
-from fraudstream.repair import FIRST_RECORDS
+from fraudstream.repair import FIRST_RECORDS, cut_off
 from fraudstream.replay.past import Past
 from fraudstream.replay.stream import ReplayEvent
 
@@ -172,6 +172,7 @@ class Rebuilder:
         self._first_times_ms: dict[InputPartition, list[int]] = defaultdict(list)
         self._merger = ThreadPoolExecutor(1, thread_name_prefix="merge")
         self._merging: Future[None] | None = None
+        self._generation = ""
 
     def run(self) -> RebuildSummary:
         """Rebuild, and say what was done.
@@ -222,12 +223,8 @@ class Rebuilder:
         }
         lost = patiently(lambda: self._store.attach(points))
         self._summary.lost = len(lost)
-        applied = self._store.applied
-        return {
-            partition
-            for partition, point in points.items()
-            if point.log_start > 0 and (partition in lost or applied[partition] < point.log_start)
-        }
+        self._generation = patiently(self._store.generation)
+        return cut_off(points, self._store.applied)
 
     # ------------------------------------------------------------------ reading
 
@@ -334,6 +331,9 @@ class Rebuilder:
 
     def _finish(self, ends: Mapping[InputPartition, int]) -> None:
         """Move the watermarks of all buckets to the ends, which takes the marks away."""
+        if patiently(self._store.generation) != self._generation:
+            # Begun anew from what it had saved: what was merged since may be gone.
+            raise ProfileLossError("the profile store was restarted while it was rebuilt")
         applied = dict(self._store.applied)
         stretches = {p: Stretch(min(applied[p], end), end) for p, end in ends.items()}
         patiently(lambda: self._store.repair(ProfileBatch((), (), stretches)))

@@ -74,6 +74,8 @@ class _Bulk:
     start: int
     position: int
     collector: RunCollector
+    #: Which run of the store it is merged into: one begun anew may hold only some of it.
+    generation: str
     runs: deque[SeriesRun] = field(default_factory=deque)
     is_collected: bool = False
 
@@ -138,20 +140,19 @@ class Repairer:
         StoreUnavailableError
             The store does not answer; call again.
         """
-        lost = self._store.attach(points)
-        if lost:
-            _log.warning("profiles_lost", partitions=len(lost))
-        applied = self._store.applied
-        self._truncated |= {
-            p
-            for p, point in points.items()
-            if point.log_start > 0 and (p in lost or applied[p] < point.log_start)
-        }
+        self._take_over(points)
         self._log_starts = {partition: point.log_start for partition, point in points.items()}
         self._must_look_again = False
         self._looked_at_s = self._clock()
         # Erasures may have been added, and what was merged may be lost with the rest.
         self._keeper = self._bulk = None
+
+    def _take_over(self, points: Mapping[InputPartition, AttachPoint]) -> set[InputPartition]:
+        lost = self._store.attach(points)
+        if lost:
+            _log.warning("profiles_lost", partitions=len(lost))
+        self._truncated |= cut_off(points, self._store.applied)
+        return lost
 
     def note_loss(self) -> None:
         """Remember that the store must be looked at again before it is trusted."""
@@ -186,7 +187,7 @@ class Repairer:
             if spent_s > (LAST_TURN_S if missing < LAST_RECORDS_MAX else self._turn_s):
                 return missing
             self._store.require_available()
-            self._repair(*next(iter(self.gaps(positions).items())))
+            self._repair(self.gaps(positions))
         _log.info("profiles_repaired")
         return 0
 
@@ -230,21 +231,29 @@ class Repairer:
     def _look_again(self, positions: Mapping[InputPartition, int], now_s: float) -> None:
         """Take over watermarks that a rebuild beside us may have moved on."""
         is_due = now_s - self._looked_at_s >= _LOOK_AGAIN_S
-        if is_due and self._missing(positions) >= self._bulk_records_min:
-            self._looked_at_s = now_s
-            self._store.attach(
-                {p: AttachPoint(o, self._log_starts.get(p, 0)) for p, o in positions.items()}
-            )
+        if not is_due or self._missing(positions) < self._bulk_records_min:
+            return
+        self._looked_at_s = now_s
+        # First what was lost: taking over would make the present state the expected one.
+        self._noting_loss(self._store.check)
+        points = {p: AttachPoint(o, self._log_starts.get(p, 0)) for p, o in positions.items()}
+        if self._take_over(points):
+            self._keeper = self._bulk = None
 
-    def _repair(self, partition: InputPartition, gap: Stretch) -> None:
+    def _repair(self, gaps: Mapping[InputPartition, Stretch]) -> None:
         bulk = self._bulk
-        if bulk is not None and (bulk.partition != partition or bulk.position < gap.start):
-            bulk = self._bulk = None  # revoked, or somebody else has been here
         if bulk is not None:
-            self._go_on(bulk, gap.end)
-        elif gap.end - gap.start >= self._bulk_records_min:
+            gap = gaps.get(bulk.partition)
+            if gap is not None and bulk.position >= gap.start:
+                # Before all others: small gaps open again with every batch that comes meanwhile.
+                self._go_on(bulk, gap.end)
+                return
+            self._bulk = None  # revoked, or somebody else has been here
+        partition, gap = next(iter(gaps.items()))
+        if gap.end - gap.start >= self._bulk_records_min:
             collector = RunCollector(self._store.definition, self._keep().meet)
-            self._bulk = _Bulk(partition, gap.start, gap.start, collector)
+            generation = self._store.generation()
+            self._bulk = _Bulk(partition, gap.start, gap.start, collector, generation)
         else:
             self._repair_slice(partition, gap)
 
@@ -279,6 +288,9 @@ class Repairer:
             self._store.merge(portion)
             for _ in portion:  # not before they are in
                 bulk.runs.popleft()
+        elif self._store.generation() != bulk.generation:
+            _log.warning("profiles_restarted", partition=bulk.partition)
+            self._bulk = None  # what was merged may be gone again: once more from the start
         else:
             stretch = {bulk.partition: Stretch(bulk.start, bulk.position)}
             self._noting_loss(lambda: self._store.repair(ProfileBatch((), (), stretch)))
@@ -301,6 +313,20 @@ class Repairer:
         if times_ms:
             self._store.raise_floor(max(times_ms))
             self._truncated.discard(partition)
+
+
+def cut_off(
+    points: Mapping[InputPartition, AttachPoint], applied: Mapping[InputPartition, int]
+) -> set[InputPartition]:
+    """Find partitions that are rebuilt from the start of a log which has forgotten its beginning.
+
+    Whoever began with it may have ended since: its watermark then says where the log starts.
+    """
+    return {
+        partition
+        for partition, point in points.items()
+        if 0 < point.log_start < point.position and applied[partition] <= point.log_start
+    }
 
 
 def _portion(runs: deque[SeriesRun]) -> list[SeriesRun]:

@@ -109,6 +109,10 @@ class MemoryBackend:
     def require_available(self) -> None:
         """Memory always is."""
 
+    def generation(self) -> str:
+        """Memory is not restarted: a restored snapshot is another backend."""
+        return "memory"
+
     def states(self) -> list[BucketState]:
         """Read every bucket's epoch and watermarks."""
         return [BucketState(b.epoch, dict(b.watermarks), b.floor_ms) for b in self._buckets]

@@ -1268,6 +1268,9 @@ local function erase_base(s, sums)
   end
   move_later(s, 0, -s.base_count, deltas)
   s.base, s.base_count, s.parts = nil, 0, nil
+  if s.n == 0 and s.chunks == 0 then
+    s.offset, s.sums = nil, nil  -- or the erased sums could be read off what is left
+  end
   for e = 1, #def.edges do
     s[e] = 0
   end

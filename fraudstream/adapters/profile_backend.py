@@ -182,6 +182,14 @@ class ProfileBackend(Protocol):
         """Say in every bucket that what came from this time on is known again."""
         ...
 
+    def generation(self) -> str:
+        """Say which run of the store answers: another one after a restart or a failover.
+
+        Merging moves no watermark, so a store that was put back to an earlier state meanwhile is
+        not noticed by them.
+        """
+        ...
+
     def merge(self, runs: Sequence[SeriesRun]) -> None:
         """Merge records into their series, as recording each of them would have done.
 

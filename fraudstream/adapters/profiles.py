@@ -227,6 +227,10 @@ class BucketedProfileStore:
         """Read from when on anything is known; 0 if nothing was ever lost for good."""
         return max(state.floor_ms for state in self._backend.states())
 
+    def generation(self) -> str:
+        """Say which run of the store answers (see `ProfileBackend.generation`)."""
+        return self._backend.generation()
+
     def merge(self, runs: Sequence[SeriesRun]) -> None:
         """Merge sorted records into their series (see `ProfileBackend.merge`)."""
         self._backend.merge(runs)

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 
@@ -42,6 +42,9 @@ _MERGE_TRIP_RECORDS = 4096
 _MERGE_TRIP_CALLS = 256
 _CONTENT_TRIP_CHUNKS = 16
 _CONTENT_TRIES = 5
+
+
+_AnswerT = TypeVar("_AnswerT")
 
 
 class Breaker:
@@ -129,6 +132,10 @@ class ValkeyBackend:
         """Read every bucket's epoch and watermarks."""
         replies = self._run([("HGETALL", self._watermarks_key(b)) for b in range(self._buckets)])
         return [_bucket_state(_pairs(reply)) for reply in replies]
+
+    def generation(self) -> str:
+        """Name the servers' processes (see `ProfileBackend.generation`)."""
+        return self._guarded(self._wire.generation)
 
     def mark_rebuild(self, partition: InputPartition, target: int) -> None:
         """Say in every bucket that a partition is being rebuilt until its watermark is there."""
@@ -298,24 +305,32 @@ class ValkeyBackend:
 
     def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands in one round trip; look at every answer."""
+        return self._guarded(lambda: self._answers(commands))
+
+    def _answers(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        replies = self._wire.run(commands)
+        if any(_is_function_missing(reply) for reply in replies):
+            # Restarted empty: put the library back. What else was lost, watermarks tell.
+            self._prepare()
+            replies = self._wire.run(commands)
+        for reply in replies:
+            if isinstance(reply, redis.RedisError):
+                raise _refusal(reply)
+        return replies
+
+    def _guarded(self, ask: Callable[[], _AnswerT]) -> _AnswerT:
+        """Ask once, unless the breaker is open; no answer opens it."""
         self._breaker.require_closed()
         try:
             if not self._is_ready:
                 self._prepare()
-            replies = self._wire.run(commands)
-            if any(_is_function_missing(reply) for reply in replies):
-                # Restarted empty: put the library back. What else was lost, watermarks tell.
-                self._prepare()
-                replies = self._wire.run(commands)
-            for reply in replies:
-                if isinstance(reply, redis.RedisError):
-                    raise _refusal(reply)
+            answer = ask()
         except (redis.RedisError, OSError) as error:
             self._breaker.failed()
             self._is_ready = False
             raise StoreUnavailableError(f"Valkey: {type(error).__name__}") from error
         self._breaker.succeeded()
-        return replies
+        return answer
 
     def _prepare(self) -> None:
         """Check that every server is fit to hold profiles, and load our functions."""

@@ -29,7 +29,7 @@ from redis.connection import Connection
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoPermissionError
 
-from fraudstream.adapters.valkey_wire import ValkeyLimits, connect, prepare_node
+from fraudstream.adapters.valkey_wire import ValkeyLimits, connect, prepare_node, run_id
 from fraudstream.errors import StoreUnfitError
 
 #: How often one run follows its commands to other nodes before it leaves it at that.
@@ -86,6 +86,13 @@ class ClusterWire:
         if any(isinstance(answer, MovedError | ClusterDownError) for answer in answers):
             self._owners.clear()
         return answers
+
+    def generation(self) -> str:
+        """Name all primaries' processes (see `Wire.generation`)."""
+        if not self._owners:
+            self._learn_owners()
+        primaries = sorted(set(self._owners.values()))
+        return " ".join(run_id(self._client(address)) for address in primaries)
 
     def close(self) -> None:
         """Close every connection."""

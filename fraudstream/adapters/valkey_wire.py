@@ -71,6 +71,16 @@ class Wire(Protocol):
         """
         ...
 
+    def generation(self) -> str:
+        """Name the processes that answer: others after a restart or a failover.
+
+        Raises
+        ------
+        redis.RedisError, OSError
+            There is no answer.
+        """
+        ...
+
     def close(self) -> None:
         """Close every connection."""
         ...
@@ -106,6 +116,10 @@ class ServerWire:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
             return list(pipeline.execute(raise_on_error=False))
 
+    def generation(self) -> str:
+        """Name the server's process (see `Wire.generation`)."""
+        return run_id(self._client)
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
@@ -122,6 +136,11 @@ def connect(url: str, limits: ValkeyLimits) -> redis.Redis:
         health_check_interval=0,
         client_name="fraudstream",
     )
+
+
+def run_id(client: redis.Redis) -> str:
+    """Name a server's process: random, chosen at its start."""
+    return str(client.info("server")["run_id"])
 
 
 def prepare_node(client: redis.Redis, source: str) -> None:

@@ -19,7 +19,7 @@ ConfigFile = Annotated[
 FeatureSetFile = Annotated[
     Path | None,
     typer.Option(
-        "--feature-set", metavar="FILE", help="Feature set (YAML) instead of the default one."
+        "--feature-set", metavar="FILE", help="Feature set (YAML) instead of the model's."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

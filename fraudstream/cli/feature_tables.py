@@ -29,7 +29,7 @@ A window reads (t - lag - length, t - lag], to the millisecond. "present" says w
 itself counts. "empty" stands for a window that holds nothing to make a value of, "unknown" for one
 that reaches back before what is known; nan is what a model takes for "missing".
   change it     copy configs/features/default.yaml, then: feature-set list --feature-set FILE
-  train on it   fraudstream train FILE --feature-set FILE --out DIR   (it goes into the bundle)
+  train on it   fraudstream train DATA --config RECIPE --out DIR   (in RECIPE: feature_set: FILE)
   check it      fraudstream feature-set audit                         (decisions against the log)
 """
 
@@ -67,6 +67,8 @@ def show_report(report: Report, file: TextIO) -> None:
     totals = report.as_json()["totals"]
     rows.append(("all", *(f"{totals[verdict]:,}" for verdict in verdicts)))
     _print(file, ("feature", *verdicts), rows)
+    if not report.seen:
+        file.write("\nno decision of this model lies there: nothing was compared")
     file.write(f"\n{report.decisions:,} of {report.seen:,} decisions were recomputed")
     for why, count in report.left_out.items():
         file.write(f"; left out as {why.replace('_', ' ')}: {count:,}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,9 @@ def features(
         str | None, typer.Option("--until", metavar="TIME", help="Write only what is before it.")
     ] = None,
     currency: Annotated[str, typer.Option(help="The currency of the profiles' amounts.")] = "EUR",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a file that is there already.")
+    ] = False,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave out rows that break the contract.")
     ] = False,
@@ -77,8 +81,7 @@ def features(
     from fraudstream.replay.span import parse_span
 
     started_s = time.monotonic()
-    if out.suffix != ".parquet" or out.is_dir():
-        raise UsageError(f"--out {out}: give the name of a .parquet file")
+    _check_place(out, (data, labels, mapping, feature_set), replace=replace)
     if currency not in MINOR_UNIT_DECIMALS:
         raise UsageError(f"--currency {currency}: write an ISO 4217 code, as EUR")
     span = parse_span(from_time, until_time)
@@ -100,6 +103,19 @@ def features(
         f"{time.monotonic() - started_s:.1f} s, feature set {chosen.name} {chosen.sha256[:12]}",
         err=True,
     )
+
+
+def _check_place(out: Path, inputs: Sequence[Path | None], *, replace: bool) -> None:
+    """Refuse before the work begins a place that something else would be lost from."""
+    if out.suffix != ".parquet" or out.is_dir():
+        raise UsageError(f"--out {out}: give the name of a .parquet file")
+    if any(
+        file is not None and file.exists() and out.exists() and file.samefile(out)
+        for file in inputs
+    ):
+        raise UsageError(f"--out {out} is one of the files that are read: give another name")
+    if out.exists() and not replace:
+        raise UsageError(f"--out {out} is there already; --replace writes it anew")
 
 
 def _read_mapping(file: Path | None) -> EventMapping | None:

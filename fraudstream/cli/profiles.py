@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fraudstream.cli.config import AsJson, ConfigFile
-from fraudstream.errors import UsageError
+from fraudstream.errors import ServiceAwayError, UsageError
 
 if TYPE_CHECKING:
     from fraudstream.bundle import Bundle
@@ -70,6 +70,11 @@ def rebuild(
     if from_ is None and (mapping is not None or labels_after is not None):
         raise UsageError("--mapping and --labels-after say how the file of --from is read")
     settings, bundle = _load(config)
+    if from_ is not None and labels_after is None and bundle.feature_set.reads_labels:
+        raise UsageError(
+            "--from needs --labels-after, as 7d: this model's features look back on frauds, and "
+            "without labels the file's time would count as one without any"
+        )
     past = None if from_ is None else _past(settings, from_, mapping, labels_after)
     with rebuild_progress() as on_progress:
         summary = build_rebuilder(settings, bundle, past, on_progress).run()
@@ -175,16 +180,32 @@ def forget(
         raise UsageError(
             "--until lies in the future: payments that are still to come would be lost"
         )
+    definition = profile_definition(settings, bundle)
+    store = build_store(settings, definition, is_patient=True)
+    # Looked up before anything is written: an erasure in the topic holds, whatever happens then.
+    kept = [
+        patiently(lambda s=s: store.content(s.name, name))  # type: ignore[misc]
+        for s in definition.series
+        if s.entity == field
+    ]
+    known = "" if any(kept) else ", of whom nothing is remembered,"
     if not yes:
-        question = f"forget {field} {name} up to {format_time(until_ms)} for good?"
+        question = f"forget {field} {name}{known} up to {format_time(until_ms)} for good?"
         typer.confirm(question, abort=True, err=True)
     reaches_ms = erasure_log(settings).record(field, name, until_ms)
-    store = build_store(settings, profile_definition(settings, bundle), is_patient=True)
-    dropped = patiently(lambda: forget_everywhere(store, field, name, reaches_ms))
+    try:
+        dropped = patiently(lambda: forget_everywhere(store, field, name, reaches_ms))
+    except ServiceAwayError as error:
+        raise ServiceAwayError(
+            "the erasure is written down and will hold at the next repair or rebuild, but the "
+            "profile store did not answer: run the command again to drop the records now"
+        ) from error
     if as_json:
         shown = {"field": field, "until": format_time(reaches_ms), "dropped": dropped}
         typer.echo(json.dumps(shown))
         return
+    if known:
+        typer.echo(f"nothing was remembered of {field} {name}: is the id right?", err=True)
     listed = ", ".join(f"{records:,} records of {series}" for series, records in dropped.items())
     typer.echo(f"{field} {name} is forgotten up to {format_time(reaches_ms)}: {listed}")
 

@@ -17,6 +17,7 @@ from fraudstream.errors import UsageError
 
 if TYPE_CHECKING:
     from fraudstream.export.columns import TopicKind
+    from fraudstream.feature_set import FeatureSet
     from fraudstream.replay.replayer import ReplaySummary
     from fraudstream.replay.source import PaymentFile, RowForm
     from fraudstream.settings import Settings, TopicsSettings
@@ -62,7 +63,6 @@ def create(
       fraudstream replay FILE       let something arrive
     """
     from fraudstream.app import kafka_access
-    from fraudstream.feature_files import chosen_feature_set
     from fraudstream.settings import load_settings
     from fraudstream.topics import TopicAdmin, plan_erasures, plan_topics
 
@@ -74,7 +74,7 @@ def create(
         [names.transactions, names.labels],
         [names.decisions, names.alerts, names.dead_letters],
         partitions=names.partitions,
-        horizon_ms=chosen_feature_set(feature_set)
+        horizon_ms=_looked_back_on(settings, feature_set)
         .profile_definition(settings.profiles.currency)
         .horizon_ms,
         is_unlimited=unlimited_retention,
@@ -247,6 +247,16 @@ def export(
             f"{out}: {summary.records:,} records of {name} in {summary.columns} columns, "
             f"{summary.seconds:.1f} s"
         )
+
+
+def _looked_back_on(settings: Settings, file: Path | None) -> FeatureSet:
+    """Give the feature set that says for how long topics are kept: the model's, if it is there."""
+    from fraudstream.bundle import load_bundle
+    from fraudstream.feature_files import chosen_feature_set
+
+    if file is None and settings.model.bundle.is_dir():
+        return load_bundle(settings.model.bundle).feature_set
+    return chosen_feature_set(file)
 
 
 def row_form(settings: Settings, mapping: Path | None) -> RowForm:

@@ -237,6 +237,9 @@ class Passing:
     def states(self) -> list[BucketState]:
         return self.inner.states()
 
+    def generation(self) -> str:
+        return self.inner.generation()
+
     def mark_rebuild(self, partition: InputPartition, target: int) -> None:
         self.inner.mark_rebuild(partition, target)
 

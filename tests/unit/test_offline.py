@@ -422,3 +422,19 @@ def test_only_a_parquet_file_is_written(tmp_path: Path, name: str) -> None:
     code, output = run(source, "--out", tmp_path / name, "--labels-after", "7d")
     assert code == 2
     assert ".parquet file" in output
+
+
+def test_no_file_is_lost_to_the_features(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", rows())
+    before = source.read_bytes()
+    for words in ((), ("--replace",)):
+        code, told = run(source, "--out", source, "--labels-after", "7d", *words)
+        assert code == 2
+        assert "is one of the files that are read" in told
+    assert source.read_bytes() == before
+    out = tmp_path / "out.parquet"
+    assert run(source, "--out", out, "--labels-after", "7d")[0] == 0
+    code, told = run(source, "--out", out, "--labels-after", "7d")
+    assert code == 2
+    assert "--replace writes it anew" in told
+    assert run(source, "--out", out, "--labels-after", "7d", "--replace")[0] == 0
