@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import yaml
@@ -41,10 +42,12 @@ from fraudstream.profile import (
 )
 from fraudstream.rebuild import Progress, Rebuilder, RebuildParts
 from fraudstream.repair import LAST_TURN_S, TURN_S, Repairer
-from fraudstream.replay.past import Past
 from fraudstream.runtime import LoopLimits, StartRules, Worker, WorkerParts
 from fraudstream.settings import Settings
 from fraudstream.topics import RETENTION_MARGIN_MS, TopicAdmin, require_retention
+
+if TYPE_CHECKING:  # a worker does without what reads files
+    from fraudstream.replay.past import Past
 
 _log = structlog.get_logger("app")
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fraudstream.adapters.kafka_bulk import BulkSlice, KafkaBulk, Place, PlaceRange
 from fraudstream.adapters.profile_backend import SeriesRun
@@ -49,8 +49,10 @@ from fraudstream.profile import (
     Stretch,
 )
 from fraudstream.repair import FIRST_RECORDS, cut_off
-from fraudstream.replay.past import Past
-from fraudstream.replay.stream import ReplayEvent
+
+if TYPE_CHECKING:  # what reads files is an extra, and a worker does without it
+    from fraudstream.replay.past import Past
+    from fraudstream.replay.stream import ReplayEvent
 
 #: So many events are held in memory, some 80 bytes each, before they are merged. The more, the
 #: longer the runs and the fewer the calls.

@@ -122,6 +122,17 @@ def test_scoring_loads_neither_pandas_nor_scikit_learn() -> None:
     )
 
 
+def test_a_worker_and_the_demo_need_none_of_the_extras_that_read_files() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('polars', 'pyarrow', 'pandas', 'sklearn'):\n"
+        "    sys.modules[name] = None\n"
+        "import fraudstream.app, fraudstream.supervisor, fraudstream.demo.run\n"
+        "import fraudstream.audit.watch, fraudstream.cli.run, fraudstream.cli.demo\n"
+    )
+    _run(program)
+
+
 def test_pandas_that_is_loaded_already_stays_loaded() -> None:
     _run(
         "import sys, pandas\n"
