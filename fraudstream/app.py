@@ -9,7 +9,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,9 +37,7 @@ from fraudstream.event import EventRules
 from fraudstream.mapping import EventMapping, compile_mapping
 from fraudstream.metrics import HealthServer, WorkerMetrics
 from fraudstream.pipeline import InputTopics, Models, Pipeline
-from fraudstream.profile import (
-    ProfileDefinition,
-)
+from fraudstream.profile import ProfileDefinition
 from fraudstream.rebuild import Progress, Rebuilder, RebuildParts
 from fraudstream.repair import LAST_TURN_S, TURN_S, Repairer
 from fraudstream.runtime import LoopLimits, StartRules, Worker, WorkerParts
@@ -197,7 +195,7 @@ def build_rebuilder(
         build_store(settings, profile_definition(settings, bundle), is_patient=True),
         KafkaBulk(kafka_access(settings), settings.kafka.group_id),
         input_topics(settings),
-        replace(event_rules(settings), extra_fields=bundle.feature_set.extra_fields),
+        event_rules(settings, bundle.feature_set.extra_fields),
         erasure_log(settings).read(),
     )
     return Rebuilder(parts, past, on_progress)
@@ -231,7 +229,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, store: BucketedProfileSto
     )
     return Pipeline(
         topics=input_topics(settings),
-        rules=replace(event_rules(settings), extra_fields=bundle.feature_set.extra_fields),
+        rules=event_rules(settings, bundle.feature_set.extra_fields),
         store=store,
         models=Models(bundle.model, bundle.fallback, bundle.features),
         policy=policy,
@@ -241,8 +239,8 @@ def build_pipeline(settings: Settings, bundle: Bundle, store: BucketedProfileSto
     )
 
 
-def event_rules(settings: Settings) -> EventRules:
-    """Say how records are read."""
+def event_rules(settings: Settings, extra_fields: tuple[str, ...] = ()) -> EventRules:
+    """Say how records are read; ``extra_fields`` are those that the feature set names."""
     events = settings.events
     return EventRules(
         currency=settings.profiles.currency,
@@ -251,6 +249,7 @@ def event_rules(settings: Settings) -> EventRules:
         card_number=events.card_number,
         hmac_key=events.hmac_key.get_secret_value().encode(),
         mapping=compile_mapping(load_mapping(events.mapping)) if events.mapping else None,
+        extra_fields=extra_fields,
     )
 
 

@@ -19,9 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from fraudstream import __version__
 from fraudstream.errors import Reason, SettingsError, UnavailableError
 from fraudstream.pipeline import InputBatch, InputTopics, Processed
-from fraudstream.profile import (
-    InputPartition,
-)
+from fraudstream.profile import InputPartition
 
 _log = structlog.get_logger("metrics")
 

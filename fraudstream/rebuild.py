@@ -41,13 +41,7 @@ from fraudstream.event import (
     parse_transaction,
 )
 from fraudstream.pipeline import InputTopics
-from fraudstream.profile import (
-    DAY_MS,
-    LABELS_TOPIC_NUMBER,
-    InputPartition,
-    ProfileBatch,
-    Stretch,
-)
+from fraudstream.profile import DAY_MS, LABELS_TOPIC_NUMBER, InputPartition, ProfileBatch, Stretch
 from fraudstream.repair import FIRST_RECORDS, cut_off
 
 if TYPE_CHECKING:  # what reads files is an extra, and a worker does without it

@@ -40,10 +40,7 @@ from fraudstream.errors import (
     UnknownOutcomeError,
 )
 from fraudstream.pipeline import InputBatch, Pipeline, Processed
-from fraudstream.profile import (
-    InputPartition,
-    Stretch,
-)
+from fraudstream.profile import InputPartition, Stretch
 from fraudstream.repair import Repairer
 from fraudstream.start import find_places
 

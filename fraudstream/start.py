@@ -14,9 +14,7 @@ import structlog
 from fraudstream.adapters.kafka_source import KafkaSource, PartitionStart
 from fraudstream.adapters.profiles import BucketedProfileStore
 from fraudstream.errors import BrokerUnavailableError, OffsetsMissingError
-from fraudstream.profile import (
-    InputPartition,
-)
+from fraudstream.profile import InputPartition
 
 _log = structlog.get_logger("start")
 

@@ -21,9 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from fraudstream.adapters.kafka import KafkaAccess, client_config, error_of, kafka_logger
 from fraudstream.errors import RetentionError, ServiceAwayError, SettingsError
-from fraudstream.profile import (
-    DAY_MS,
-)
+from fraudstream.profile import DAY_MS
 
 _TIMEOUT_S = 10.0
 #: How much longer than the horizon the log is kept: time to notice a loss and to rebuild.

@@ -14,10 +14,7 @@ from fraudstream.adapters.kafka import (
 from fraudstream.errors import BrokerUnavailableError
 from fraudstream.event import Record
 from fraudstream.pipeline import InputBatch, InputTopics
-from fraudstream.profile import (
-    InputPartition,
-    Stretch,
-)
+from fraudstream.profile import InputPartition, Stretch
 
 _POLL_TIMEOUT_S = 0.05
 

@@ -36,10 +36,7 @@ from fraudstream.adapters.kafka_bounded import BoundedCaller
 from fraudstream.errors import BrokerUnavailableError, SlotTakenError
 from fraudstream.event import Record
 from fraudstream.pipeline import InputBatch, InputTopics
-from fraudstream.profile import (
-    InputPartition,
-    Stretch,
-)
+from fraudstream.profile import InputPartition, Stretch
 
 _log = structlog.get_logger("source")
 

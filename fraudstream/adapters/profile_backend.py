@@ -15,12 +15,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from fraudstream.profile import (
-    SCAN_UNKNOWN,
-    InputPartition,
-    Series,
-    Stretch,
-)
+from fraudstream.profile import SCAN_UNKNOWN, InputPartition, Series, Stretch
 
 #: The most series entries one call may carry: a call blocks the server for everybody.
 CALL_ENTRIES_MAX = 128

@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -168,7 +167,7 @@ def _subject(settings: Settings) -> Subject:
         bundle.sha256,
         bundle.features,
         profile_definition(settings, bundle),
-        replace(event_rules(settings), extra_fields=bundle.feature_set.extra_fields),
+        event_rules(settings, bundle.feature_set.extra_fields),
         minor_units_per_major(settings.profiles.currency),
     )
 

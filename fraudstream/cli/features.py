@@ -73,7 +73,7 @@ def features(
     """
     from fraudstream.cli.progress import rows_progress
     from fraudstream.currency import MINOR_UNIT_DECIMALS
-    from fraudstream.feature_files import default_feature_set, load_feature_set
+    from fraudstream.feature_files import chosen_feature_set
     from fraudstream.offline.contract import Rules
     from fraudstream.offline.evaluator import Evaluator
     from fraudstream.offline.sources import PaymentSource
@@ -85,7 +85,7 @@ def features(
     if currency not in MINOR_UNIT_DECIMALS:
         raise UsageError(f"--currency {currency}: write an ISO 4217 code, as EUR")
     span = parse_span(from_time, until_time)
-    chosen = default_feature_set() if feature_set is None else load_feature_set(feature_set)
+    chosen = chosen_feature_set(feature_set)
     meaning = _read_mapping(mapping)
     rule, left_out = _label_rule(labels, labels_after, meaning, is_lenient=skip_invalid)
     evaluator = Evaluator(chosen, currency, rule)

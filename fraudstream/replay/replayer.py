@@ -13,9 +13,7 @@ from typing import NamedTuple
 from fraudstream.adapters.kafka import KafkaAccess
 from fraudstream.errors import BrokerUnavailableError, ServiceAwayError
 from fraudstream.pipeline import InputTopics
-from fraudstream.profile import (
-    DAY_MS,
-)
+from fraudstream.profile import DAY_MS
 from fraudstream.replay.backlog import Backlog, GroupWatch, Patience
 from fraudstream.replay.sending import Sender
 from fraudstream.replay.speed import Speed

@@ -20,9 +20,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
 
 from fraudstream.errors import UsageError
 from fraudstream.manifest import Quality
-from fraudstream.profile import (
-    DAY_MS,
-)
+from fraudstream.profile import DAY_MS
 from fraudstream.training.dataset import LabelledVectors
 
 #: How many cards a team can look at in a day, by the literature's convention.

@@ -43,12 +43,7 @@ from fraudstream.errors import (
     ProfilesRebuildingError,
     StoreUnavailableError,
 )
-from fraudstream.profile import (
-    InputPartition,
-    Located,
-    Recording,
-    Stretch,
-)
+from fraudstream.profile import InputPartition, Located, Recording, Stretch
 
 
 @dataclass

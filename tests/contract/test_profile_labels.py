@@ -18,12 +18,8 @@ from feeds import (
 )
 from places import MemoryPlace, Place, ValkeyPlace, place_fixture  # noqa: F401
 
-from fraudstream.adapters.profile_backend import (
-    BucketRequest,
-)
-from fraudstream.profile import (
-    DAY_MS,
-)
+from fraudstream.adapters.profile_backend import BucketRequest
+from fraudstream.profile import DAY_MS
 
 
 def label_sum(feed: Feed, at_ms: int = T) -> tuple[int, int]:

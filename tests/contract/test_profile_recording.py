@@ -20,14 +20,8 @@ from feeds import (
 from oracle import Oracle
 from places import MemoryPlace, Place, ValkeyPlace, place_fixture  # noqa: F401
 
-from fraudstream.adapters.profile_backend import (
-    BucketRequest,
-)
-from fraudstream.profile import (
-    DAY_MS,
-    Mark,
-    Recording,
-)
+from fraudstream.adapters.profile_backend import BucketRequest
+from fraudstream.profile import DAY_MS, Mark, Recording
 
 # ------------------------------------------------------------------ meeting a record again
 

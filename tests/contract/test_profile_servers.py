@@ -32,9 +32,7 @@ from places import (  # noqa: F401
     valkey_fixture,
 )
 
-from fraudstream.adapters.profile_backend import (
-    ProfileBackend,
-)
+from fraudstream.adapters.profile_backend import ProfileBackend
 from fraudstream.adapters.valkey import ValkeyBackend
 from fraudstream.adapters.valkey_fit import require_fit
 from fraudstream.adapters.valkey_wire import ValkeyLimits
@@ -44,10 +42,7 @@ from fraudstream.errors import (
     StoreUnfitError,
 )
 from fraudstream.local.ready import find_free_port, wait_until
-from fraudstream.profile import (
-    DAY_MS,
-    ProfileDefinition,
-)
+from fraudstream.profile import DAY_MS, ProfileDefinition
 
 
 def mangled(at: int) -> Callable[[bytes], bytes]:

@@ -17,17 +17,11 @@ from feeds import (
 )
 from places import MemoryPlace, Place, ValkeyPlace, place_fixture  # noqa: F401
 
-from fraudstream.adapters.profile_backend import (
-    BucketRequest,
-)
+from fraudstream.adapters.profile_backend import BucketRequest
 from fraudstream.errors import (
     ProfileLossError,
 )
-from fraudstream.profile import (
-    Mark,
-    Recording,
-    Stretch,
-)
+from fraudstream.profile import Mark, Recording, Stretch
 
 #: Age of an earlier record, and whether (t − 1000, t] and (t − 1500, t − 500] hold it.
 EDGES = [

@@ -15,10 +15,7 @@ from fraudstream.adapters.kafka_source import KafkaSource
 from fraudstream.errors import BrokerUnavailableError
 from fraudstream.local.ready import HOST, find_free_port
 from fraudstream.pipeline import InputTopics
-from fraudstream.profile import (
-    TRANSACTIONS_TOPIC_NUMBER,
-    InputPartition,
-)
+from fraudstream.profile import TRANSACTIONS_TOPIC_NUMBER, InputPartition
 from fraudstream.topics import TopicAdmin, plan_topics
 
 P0 = InputPartition(TRANSACTIONS_TOPIC_NUMBER, 0)

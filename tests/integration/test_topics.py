@@ -16,9 +16,7 @@ from fraudstream.adapters.kafka import KafkaAccess
 from fraudstream.cli.streams import topics_app
 from fraudstream.errors import ServiceAwayError, SettingsError, UsageError
 from fraudstream.local.ready import HOST, find_free_port
-from fraudstream.profile import (
-    DAY_MS,
-)
+from fraudstream.profile import DAY_MS
 from fraudstream.topics import TopicAdmin, require_retention
 
 pytestmark = pytest.mark.services

@@ -159,7 +159,7 @@ class Deployment:
 
     def audit(self, plan: Plan = ALL, model_sha256: str = BUNDLE.sha256) -> Report:
         extra_fields = self.bundle.feature_set.extra_fields
-        rules = replace(event_rules(SETTINGS), extra_fields=extra_fields)
+        rules = event_rules(SETTINGS, extra_fields)
         subject = Subject(
             TOPICS.transactions, model_sha256, self.bundle.features, self.definition, rules, 100
         )

@@ -27,15 +27,7 @@ from fraudstream.features import (
     Feature,
     VectorBuilder,
 )
-from fraudstream.profile import (
-    DAY_MS,
-    InputPartition,
-    Located,
-    ProfileBatch,
-    Scan,
-    Stretch,
-    Window,
-)
+from fraudstream.profile import DAY_MS, InputPartition, Located, ProfileBatch, Scan, Stretch, Window
 
 ROOT = Path(__file__).parents[2]
 T = 1_532_513_472_000

@@ -28,9 +28,7 @@ from fraudstream.errors import (
 from fraudstream.event import EventRules, Record, Transaction, format_time, parse_transaction
 from fraudstream.features import Feature
 from fraudstream.mapping import EventMapping
-from fraudstream.profile import (
-    DAY_MS,
-)
+from fraudstream.profile import DAY_MS
 from fraudstream.replay.source import PaymentFile, RowForm
 from fraudstream.replay.span import TimeSpan
 from fraudstream.replay.stream import Finding, Payment
