@@ -47,7 +47,7 @@ def main() -> None:
             {
                 "kafka": {"bootstrap_servers": stack.bootstrap_servers},
                 "valkey": {"url": stack.valkey_url},
-                "model": {"bundle": _BUNDLE},
+                "model": {"bundle": str(_BUNDLE)},
             }
         )
         rounds = [_round(settings) for _ in range(arguments.rounds)]

@@ -83,7 +83,7 @@ def run_worker(settings: Settings, options: RunOptions, stopping: threading.Even
     StopError
         Something that a person has to change.
     """
-    bundle = load_bundle(settings.model.bundle)
+    bundle = load_bundle(settings.model.bundle, settings.model.device)
     topics = input_topics(settings)
     metrics = WorkerMetrics(topics)
     health = _serve_health(settings, options.slot, metrics)
@@ -231,7 +231,13 @@ def build_pipeline(settings: Settings, bundle: Bundle, store: BucketedProfileSto
         topics=input_topics(settings),
         rules=event_rules(settings, bundle.feature_set.extra_fields),
         store=store,
-        models=Models(bundle.model, bundle.fallback, bundle.features),
+        models=Models(
+            bundle.model,
+            bundle.fallback,
+            bundle.features,
+            bundle.reasons,
+            is_approximate=settings.model.explanations == "approximate",
+        ),
         policy=policy,
         encoder=encoder,
         stopwatch=time.perf_counter,

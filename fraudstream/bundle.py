@@ -8,46 +8,61 @@
         golden.json       vectors, and the scores that both models must give them
         MODEL_CARD.md     for people
 
+    and in a variant that was made smaller or faster (`fraudstream model optimize`)
+        certificate.json  what that changed, measured
+        model.onnx        the same trees for ONNX Runtime; model.ubj then serves for the reasons
+        model.ubj.gz      in the place of model.ubj, where size matters
+
 `load_bundle` trusts nothing: hashes before a byte is parsed, then the manifest's layout and
 feature definitions against this code, then XGBoost's version, then the golden vectors through
-both models. Anything off is a `BundleError`, one sentence that says what to do. `write_bundle`
-writes the same bytes for the same content: no clock, sorted keys.
+both models. Anything off is a `BundleError`, one sentence that says what to do. A bundle is written
+by `fraudstream.bundle_writing`.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import platform
-import shutil
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from fraudstream.bundle_folder import (
+    CARD,
+    CERTIFICATE,
+    FALLBACK,
+    FILE_BYTES_MAX,
+    GOLDEN,
+    MANIFEST,
+    MANIFEST_HASH,
+    MODEL,
+    ONNX_MODEL,
+    PACKED_MODEL,
+    BundleFolder,
+    open_folder,
+)
+from fraudstream.calibration import Calibration
+from fraudstream.decision import ReasonMap
 from fraudstream.errors import BundleError, FeatureSetError
 from fraudstream.feature_set import FeatureSet, parse_feature_set
 from fraudstream.features import Feature
-from fraudstream.manifest import LAYOUT_VERSION, Golden, Manifest, Platform
-from fraudstream.score import XGBOOST_VERSION, Model
+from fraudstream.manifest import LAYOUT_VERSION, Certificate, Golden, Manifest, Platform
+from fraudstream.score import XGBOOST_VERSION, Device, Model, require_device
+from fraudstream.valkey_url import hide_password
 
 #: How far scores may differ on another system or processor, where sums may round differently.
 SCORE_TOLERANCE: Final = 1e-6
-#: A file above this is no bundle's: the largest model worth serving is a few MB.
-FILE_BYTES_MAX: Final = 256 * 1024 * 1024
 
-MANIFEST: Final = "manifest.json"
-MANIFEST_HASH: Final = "manifest.sha256"
-MODEL: Final = "model.ubj"
-FALLBACK: Final = "fallback.ubj"
-GOLDEN: Final = "golden.json"
-CARD: Final = "MODEL_CARD.md"
-#: The files whose hashes the manifest holds.
-_HASHED_FILES: Final = frozenset({MODEL, FALLBACK, GOLDEN, CARD})
+ModelT = TypeVar("ModelT", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,12 @@ class Bundle:
         The columns of ``model``; those of ``fallback`` are among them.
     model, fallback
         The model, and the one for when no profile can be read.
+    reasons
+        What an alert calls each feature.
+    golden_vectors
+        Shape (n, features), float32: what it was checked with.
+    certificate
+        What a variant changed; None for a model as it was trained.
     """
 
     name: str
@@ -76,80 +97,33 @@ class Bundle:
     features: tuple[Feature, ...]
     model: Model
     fallback: Model
-
-
-@dataclass(frozen=True, slots=True)
-class BundleDraft:
-    """What `write_bundle` needs besides what it finds out by itself.
-
-    Attributes
-    ----------
-    about
-        The manifest's fields but for layout, files, XGBoost's version and the platform.
-    model_ubj, fallback_ubj
-        The models' bytes.
-    golden_vectors
-        Shape (n, features), float32: scored now, and at every load.
-    card
-        The text of the model card.
-    """
-
-    about: Mapping[str, Any]
-    model_ubj: bytes
-    fallback_ubj: bytes
+    reasons: ReasonMap
     golden_vectors: NDArray[np.float32]
-    card: str
+    certificate: Certificate | None
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(location: Path | str, device: Device = "cpu") -> Bundle:
     """Load a bundle, refusing whatever is not exactly as it was made.
+
+    Parameters
+    ----------
+    location
+        A folder, or an address such as ``s3://bucket/models/mine``.
+    device
+        Where XGBoost computes scores.
 
     Raises
     ------
     BundleError
         The folder is missing, damaged, or made for other code; says what to do about it.
+    SettingsError
+        There is no such device for this build of XGBoost.
     """
+    require_device(device)
     try:
-        return _load(path)
+        return _load(open_folder(location), device)
     except BundleError as error:
-        raise BundleError(f"model bundle {path}: {error}") from error
-
-
-def write_bundle(path: Path, draft: BundleDraft) -> Bundle:
-    """Write a bundle in place of whatever is at `path`, then load it as a worker would.
-
-    Returns
-    -------
-    bundle
-        As `load_bundle` gives it.
-
-    Raises
-    ------
-    BundleError
-        What was written would be refused, or `path` holds something that is no bundle; it is as
-        it was before.
-    """
-    path = path.resolve()
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise BundleError(f"{path} holds no bundle that could be replaced: give another place")
-    fresh = path.with_name(f".{path.name}.new")
-    contents = _contents(draft)
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        for name, content in contents.items():
-            (fresh / name).write_bytes(content)
-        load_bundle(fresh)
-        if path.exists():
-            shutil.rmtree(path)
-        fresh.rename(path)
-    except OSError as error:
-        raise BundleError(
-            f"{path} cannot be written ({error.strerror}): look at its rights"
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return load_bundle(path)
+        raise BundleError(f"model bundle {hide_password(str(location))}: {error}") from error
 
 
 def hash_line(manifest: bytes) -> bytes:
@@ -157,24 +131,59 @@ def hash_line(manifest: bytes) -> bytes:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
-def _load(path: Path) -> Bundle:
-    if path.is_file():
+def make_model(
+    contents: Mapping[str, bytes],
+    columns: Sequence[str],
+    calibration: Calibration | None = None,
+    device: Device = "cpu",
+) -> Model:
+    """Make the model of a bundle's files; the engine is the one that there is a file for.
+
+    Raises
+    ------
+    BundleError
+        A file is no whole model of ours, or one for other columns.
+    """
+    name = PACKED_MODEL if PACKED_MODEL in contents else MODEL
+    ubj = contents[name]
+    if name == PACKED_MODEL:
+        ubj = _unpack(ubj)
+    if ONNX_MODEL not in contents:
+        return _named(name, lambda: Model(ubj, columns, calibration, device))
+    try:
+        from fraudstream.converted import OnnxModel  # an extra: most bundles do without
+    except ModuleNotFoundError:
         raise BundleError(
-            "this is a file, and a bundle is a folder: give the one that holds manifest.json"
-        )
-    if not path.is_dir():
-        raise BundleError(
-            "there is no such folder: give the one that holds manifest.json, or make one with "
-            "`fraudstream train`"
-        )
-    manifest_bytes = _read(path, MANIFEST)
-    if _read(path, MANIFEST_HASH) != hash_line(manifest_bytes):
+            f"{ONNX_MODEL} needs ONNX Runtime: pip install onnxruntime, or use the bundle that it "
+            "was made from"
+        ) from None
+    _named(name, lambda: Model(ubj, columns))
+    return _named(ONNX_MODEL, lambda: OnnxModel(contents[ONNX_MODEL], ubj, columns, calibration))
+
+
+def this_platform() -> Platform:
+    """Say on what kind of machine this runs."""
+    return Platform(system=platform.system(), machine=platform.machine())
+
+
+def _load(folder: BundleFolder, device: Device) -> Bundle:
+    manifest_bytes = folder.read(MANIFEST)
+    if folder.read(MANIFEST_HASH) != hash_line(manifest_bytes):
         raise _changed(MANIFEST)
     manifest = _parse_manifest(manifest_bytes)
-    contents = _read_hashed(path, manifest.files)
+    contents = _read_hashed(folder, manifest)
     feature_set = _check_feature_set(manifest)
     features = _check_features(manifest, feature_set)
     _check_xgboost(manifest.xgboost_version)
+    record = manifest.calibration
+    model = make_model(
+        contents,
+        [feature.name for feature in features],
+        None if record is None else record.function(),
+        device,
+    )
+    fallback = _named(FALLBACK, lambda: Model(contents[FALLBACK], manifest.fallback_features))
+    golden = _parse_golden(contents[GOLDEN], len(features))
     bundle = Bundle(
         name=manifest.name,
         version=manifest.version,
@@ -182,26 +191,14 @@ def _load(path: Path) -> Bundle:
         manifest=manifest,
         feature_set=feature_set,
         features=features,
-        model=_model(MODEL, contents[MODEL], [feature.name for feature in features]),
-        fallback=_model(FALLBACK, contents[FALLBACK], manifest.fallback_features),
+        model=model,
+        fallback=fallback,
+        reasons={name: (reason.code, reason.text) for name, reason in manifest.reasons.items()},
+        golden_vectors=np.array(golden.vectors, dtype=np.float32),
+        certificate=_parse_certificate(contents),
     )
-    _check_golden(bundle, contents[GOLDEN])
+    _check_golden(bundle, golden)
     return bundle
-
-
-def _read(path: Path, name: str) -> bytes:
-    """Read one of the folder's own files: not one elsewhere that a link leads to."""
-    file = path / name
-    if file.is_symlink():
-        raise BundleError(f"{name} is a symbolic link: put the file itself there")
-    try:
-        if file.stat().st_size > FILE_BYTES_MAX:
-            raise BundleError(f"{name} is far too large for a model: copy the bundle again")
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise BundleError(f"{name} is missing: copy the whole bundle again") from None
-    except OSError as error:
-        raise BundleError(f"{name} cannot be read ({error.strerror}): look at its rights") from None
 
 
 def _changed(name: str) -> BundleError:
@@ -242,13 +239,21 @@ def _first_fault(name: str, error: ValidationError) -> str:
     return f"{name} is wrong at {place} ({fault['msg']})"
 
 
-def _read_hashed(path: Path, hashes: Mapping[str, str]) -> dict[str, bytes]:
-    """Read the files that the manifest lists, which must be the ones that a bundle has."""
-    if odd := sorted(_HASHED_FILES.symmetric_difference(hashes)):
+def _read_hashed(folder: BundleFolder, manifest: Manifest) -> dict[str, bytes]:
+    """Read the files that the manifest lists, which must be the ones that such a bundle has."""
+    hashes = manifest.files
+    needed = {FALLBACK, GOLDEN, CARD, PACKED_MODEL if PACKED_MODEL in hashes else MODEL}
+    needed |= {ONNX_MODEL} if manifest.engine == "onnx" else set()
+    needed |= {CERTIFICATE} if manifest.variant is not None else set()
+    if odd := sorted(set(hashes) - needed):
         raise BundleError(
             f"{MANIFEST} lists files other than a bundle's ({odd[0]!r}): train the bundle anew"
         )
-    contents = {name: _read(path, name) for name in sorted(hashes)}
+    if lacking := sorted(needed - set(hashes)):
+        raise BundleError(
+            f"{MANIFEST} does not list {lacking[0]}, which such a bundle has: train the bundle anew"
+        )
+    contents = {name: folder.read(name) for name in sorted(hashes)}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != hashes[name]:
             raise _changed(name)
@@ -283,6 +288,11 @@ def _check_features(manifest: Manifest, feature_set: FeatureSet) -> tuple[Featur
             f"the fallback model uses {odd[0]!r}, which is none of the model's features that need "
             "no profile: train the bundle anew"
         )
+    if odd := sorted({f.name for f in features}.symmetric_difference(manifest.reasons)):
+        raise BundleError(
+            f"its reasons and its features do not belong together ({odd[0]!r}): train the bundle "
+            "anew"
+        )
     return features
 
 
@@ -299,38 +309,69 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _model(name: str, ubj: bytes, columns: Sequence[str]) -> Model:
+def _unpack(packed: bytes) -> bytes:
+    """Unpack a model within the bound of a file; what is packed may be anything."""
     try:
-        return Model(ubj, columns)
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+            ubj = stream.read(FILE_BYTES_MAX + 1)
+    except (OSError, EOFError, zlib.error):
+        raise BundleError(f"{PACKED_MODEL} cannot be unpacked: train the bundle anew") from None
+    if len(ubj) > FILE_BYTES_MAX:
+        raise BundleError(f"{PACKED_MODEL} is far too large for a model: copy the bundle again")
+    return ubj
+
+
+def _named(name: str, make: Callable[[], ModelT]) -> ModelT:
+    try:
+        return make()
     except BundleError as error:
         raise BundleError(f"{name} {error}: train the bundle anew") from error
 
 
-def _check_golden(bundle: Bundle, golden_bytes: bytes) -> None:
+def _parse_golden(golden_bytes: bytes, columns: int) -> Golden:
     try:
         golden = Golden.model_validate_json(golden_bytes)
     except ValidationError as error:
         raise BundleError(f"{_first_fault(GOLDEN, error)}: train the bundle anew") from None
-    columns = len(bundle.features)
-    expected = (golden.scores, golden.fallback_scores)
     if any(len(row) != columns for row in golden.vectors) or any(
-        len(scores) != len(golden.vectors) for scores in expected
+        len(scores) != len(golden.vectors) for scores in (golden.scores, golden.fallback_scores)
     ):
         raise BundleError(f"{GOLDEN} has rows of the wrong length: train the bundle anew")
-    vectors = np.array(golden.vectors, dtype=np.float32)
-    pairs = zip((MODEL, FALLBACK), _scores(bundle, vectors), expected, strict=True)
-    for name, scores, promised in pairs:
-        _compare(name, scores, np.array(promised, np.float32), _tolerance(bundle.manifest))
+    return golden
 
 
-def _scores(bundle: Bundle, vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-    names = bundle.model.columns
-    columns = [names.index(name) for name in bundle.fallback.columns]
-    return bundle.model.score(vectors), bundle.fallback.score(vectors[:, columns])
+def _parse_certificate(contents: Mapping[str, bytes]) -> Certificate | None:
+    if CERTIFICATE not in contents:
+        return None
+    try:
+        return Certificate.model_validate_json(contents[CERTIFICATE])
+    except ValidationError as error:
+        raise BundleError(f"{_first_fault(CERTIFICATE, error)}: make the variant anew") from None
 
 
-def _tolerance(manifest: Manifest) -> float:
-    is_same = manifest.platform == _platform() and manifest.xgboost_version == XGBOOST_VERSION
+def _check_golden(bundle: Bundle, golden: Golden) -> None:
+    manifest, tolerance = bundle.manifest, _tolerance(bundle)
+    vectors = bundle.golden_vectors
+    columns = [bundle.model.columns.index(name) for name in bundle.fallback.columns]
+    for name, scores, promised in (
+        (_scoring_file(manifest), bundle.model.score(vectors), golden.scores),
+        (FALLBACK, bundle.fallback.score(vectors[:, columns]), golden.fallback_scores),
+    ):
+        _compare(name, scores, np.array(promised, np.float32), tolerance)
+
+
+def _scoring_file(manifest: Manifest) -> str:
+    return next(name for name in (ONNX_MODEL, PACKED_MODEL, MODEL) if name in manifest.files)
+
+
+def _tolerance(bundle: Bundle) -> float:
+    manifest = bundle.manifest
+    is_same = (
+        manifest.platform == this_platform()
+        and manifest.xgboost_version == XGBOOST_VERSION
+        and manifest.engine_version == bundle.model.engine_version
+        and bundle.model.device == "cpu"
+    )
     return 0.0 if is_same else SCORE_TOLERANCE
 
 
@@ -345,43 +386,3 @@ def _compare(
             f"{name} gives golden vector {row} the score {scores[row]} instead of {promised[row]}:"
             " do not use it here; train the bundle anew on this kind of machine"
         )
-
-
-def _platform() -> Platform:
-    return Platform(system=platform.system(), machine=platform.machine())
-
-
-def _contents(draft: BundleDraft) -> dict[str, bytes]:
-    """Make all of a bundle's files."""
-    names = [definition["name"] for definition in draft.about["features"]]
-    fallback_names = list(draft.about["fallback_features"])
-    vectors = draft.golden_vectors
-    fallback_columns = [names.index(name) for name in fallback_names]
-    golden = {
-        "vectors": [[None if np.isnan(x) else x for x in row] for row in vectors.tolist()],
-        "scores": _model(MODEL, draft.model_ubj, names).score(vectors).tolist(),
-        "fallback_scores": _model(FALLBACK, draft.fallback_ubj, fallback_names)
-        .score(vectors[:, fallback_columns])
-        .tolist(),
-    }
-    contents = {
-        MODEL: draft.model_ubj,
-        FALLBACK: draft.fallback_ubj,
-        GOLDEN: _json(golden),
-        CARD: draft.card.encode(),
-    }
-    manifest = _json(
-        {
-            **draft.about,
-            "layout": LAYOUT_VERSION,
-            "files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
-            "xgboost_version": XGBOOST_VERSION,
-            "platform": _platform().model_dump(),
-        }
-    )
-    return {**contents, MANIFEST: manifest, MANIFEST_HASH: hash_line(manifest)}
-
-
-def _json(value: object) -> bytes:
-    options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    return orjson.dumps(value, option=options)

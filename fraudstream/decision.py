@@ -1,8 +1,9 @@
 """Score → outcome and reasons. Fifth stage of the data's way.
 
 The model gives a score; deciding is the policy's business. A score equal to a threshold takes the
-stricter outcome. Reasons are the features that pushed this score up the most, from the model's
-exact contributions, so they say what really moved it.
+stricter outcome. Reasons are what pushed this score up the most, from the model's own
+contributions, so they say what really moved it. Which features make up a reason, and its words, are
+the bundle's: a model that is made anew brings its own.
 
 A decision made without profiles (``degraded``) comes from the fallback model under a threshold of
 its own, and never goes beyond ``REVIEW``.
@@ -11,9 +12,10 @@ its own, and never goes beyond ``REVIEW``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ from fraudstream.event import Transaction
 from fraudstream.features import Feature
 
 REASONS_MAX = 4
+#: By feature: the reason's code and its words. Several features may share a code.
+ReasonMap: TypeAlias = Mapping[str, tuple[str, str]]
 
 
 class Outcome(StrEnum):
@@ -85,10 +89,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why an alert was raised: one feature and how much it pushed the score up.
+    """Why an alert was raised: how much all features of one code pushed the score up.
 
-    ``contribution`` is signed and in log-odds (the model's margin): SHAP values, Lundberg et al.
-    2020, as XGBoost computes them.
+    ``feature`` is the one of them that pushed the most, ``value`` its value. ``contribution`` is
+    their sum, signed and in log-odds (the model's margin): SHAP values, Lundberg et al. 2020, as
+    XGBoost computes them. Only what is above 0 is a reason.
     """
 
     code: str
@@ -159,6 +164,7 @@ def identity(transaction: Transaction) -> str:
 
 def find_reasons(
     features: Sequence[Feature],
+    reasons: ReasonMap,
     vector: NDArray[np.float32],
     contributions: NDArray[np.float32],
 ) -> tuple[Reason, ...]:
@@ -168,25 +174,29 @@ def find_reasons(
     ----------
     features
         The k columns.
+    reasons
+        What an alert calls each of them.
     vector, contributions
         Shape (k,), float32: the transaction's features and their parts of the margin.
     """
-    strongest = np.argsort(-contributions, kind="stable")[:REASONS_MAX]
-    return tuple(
-        Reason(
-            features[index].reason_code,
-            _sentence(features[index], vector[index]),
-            features[index].name,
-            vector[index],
-            contributions[index],
-        )
-        for index in strongest.tolist()
-        if contributions[index] > 0
-    )
+    columns_of: dict[str, list[int]] = {}
+    for index, feature in enumerate(features):
+        columns_of.setdefault(reasons[feature.name][0], []).append(index)
+    totals = {code: contributions[columns].sum() for code, columns in columns_of.items()}
+    strongest = sorted(totals, key=lambda code: -totals[code])[:REASONS_MAX]
+    found = []
+    for code in strongest:
+        if totals[code] <= 0:
+            break
+        index = max(columns_of[code], key=lambda column: contributions[column])
+        feature = features[index]
+        words = _sentence(feature, reasons[feature.name][1], vector[index])
+        found.append(Reason(code, words, feature.name, vector[index], totals[code]))
+    return tuple(found)
 
 
-def _sentence(feature: Feature, value: np.float32) -> str:
-    words = feature.meaning[0].upper() + feature.meaning[1:]
+def _sentence(feature: Feature, text: str, value: np.float32) -> str:
+    words = text[0].upper() + text[1:]
     if np.isnan(value):
         return f"{words}: not known."
     if feature.aggregate in {"is_weekend", "is_night"}:

@@ -24,6 +24,7 @@ from fraudstream.decision import (
     Outcome,
     Policy,
     Reason,
+    ReasonMap,
     decide,
     decide_degraded,
     find_reasons,
@@ -82,11 +83,14 @@ class Models:
     """The model that decides, and the one that stands in when profiles are away.
 
     ``features`` are the columns of ``model``; the fallback model's columns are among them.
+    ``reasons`` is what alerts call them; ``is_approximate`` finds these at a fraction of the cost.
     """
 
     model: Model
     fallback: Model
     features: tuple[Feature, ...]
+    reasons: ReasonMap
+    is_approximate: bool = False
 
 
 @dataclass(slots=True)
@@ -308,9 +312,10 @@ class Pipeline:
         if is_degraded:
             features = tuple(features[column] for column in self._fallback_columns)
             model, rows = self._models.fallback, self._fallback(rows)
-        contributions = model.contributions(rows)
+        contributions = model.contributions(rows, is_approximate=self._models.is_approximate)
         return {
-            i: find_reasons(features, rows[row], contributions[row]) for row, i in enumerate(alerts)
+            i: find_reasons(features, self._models.reasons, rows[row], contributions[row])
+            for row, i in enumerate(alerts)
         }
 
     def _encode(

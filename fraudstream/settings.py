@@ -136,7 +136,12 @@ class EventsSettings(_Section):
 class ModelSettings(_Section):
     """Which model decides."""
 
-    bundle: Path = Path("models/default")
+    #: A folder, or an address such as s3://bucket/models/mine (docs/model-quality.md).
+    bundle: str = Field(default="models/default", min_length=1)
+    #: ``approximate`` gives reasons at a fraction of the cost, where alerts are many.
+    explanations: Literal["exact", "approximate"] = "exact"
+    #: Passed through to XGBoost.
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 class ProfilesSettings(_Section):
@@ -252,6 +257,7 @@ class Settings(BaseSettings):
         """Give all settings as plain values, secrets hidden."""
         dumped: dict[str, Any] = self.model_dump(mode="json")
         dumped["valkey"]["url"] = hide_password(self.valkey.url.get_secret_value())
+        dumped["model"]["bundle"] = hide_password(self.model.bundle)
         dumped["profiles"]["buckets"] = self.buckets
         if self.events.hmac_key.get_secret_value():
             dumped["events"]["hmac_key"] = HIDDEN

@@ -23,6 +23,8 @@ _DEPTH_MAX = 32
 #: UBJSON's number types: marker → big-endian numpy type.
 _NUMBERS = {"i": "i1", "U": "u1", "I": ">i2", "l": ">i4", "L": ">i8", "d": ">f4", "D": ">f8"}
 _CONSTANTS = {"Z": None, "T": True, "F": False}
+_NUMBER_MARKERS = {np.dtype(name): marker.encode() for marker, name in _NUMBERS.items()}
+_CONSTANT_MARKERS = {constant: marker.encode() for marker, constant in _CONSTANTS.items()}
 #: Arrays of a tree with one entry for each node, and what they hold.
 _NODE_ARRAYS = {
     "base_weights": "d",
@@ -143,6 +145,63 @@ class _Reader:
         return np.frombuffer(self.take(self._length() * kind.itemsize), kind)
 
 
+def write_ubj(value: Ubj) -> bytes:
+    r"""Write a value as `read_ubj` reads it; what XGBoost wrote comes out byte for byte.
+
+    Raises
+    ------
+    ValueError
+        An integer has more than 64 bits, or an array holds numbers of a type that UBJSON lacks.
+
+    Examples
+    --------
+    >>> write_ubj({"size": 7})
+    b'{L\x00\x00\x00\x00\x00\x00\x00\x04sizei\x07}'
+    """
+    if value is None or isinstance(value, bool):
+        return _CONSTANT_MARKERS[value]
+    if isinstance(value, int):
+        return _integer(value)
+    if isinstance(value, float):
+        return b"d" + struct.pack(">f", value)
+    if isinstance(value, str):
+        return b"S" + _text(value)
+    if isinstance(value, dict):
+        members = [_text(key) + write_ubj(item) for key, item in value.items()]
+        return b"{" + b"".join(members) + b"}"
+    if isinstance(value, list):
+        return b"[#" + _length(len(value)) + b"".join(write_ubj(item) for item in value)
+    return _array(value)
+
+
+def _integer(value: int) -> bytes:
+    for marker in "iIlL":
+        kind = np.dtype(_NUMBERS[marker])
+        # The shortest, as XGBoost does, which takes the next one for the ends themselves.
+        if np.iinfo(kind).min < value < np.iinfo(kind).max:
+            return marker.encode() + np.array(value, kind).tobytes()
+    msg = f"{value} has more than 64 bits"
+    raise ValueError(msg)
+
+
+def _array(values: NDArray[np.generic]) -> bytes:
+    kind = values.dtype.newbyteorder(">")
+    marker = _NUMBER_MARKERS.get(kind)
+    if marker is None:
+        msg = f"UBJSON has no arrays of {values.dtype}"
+        raise ValueError(msg)
+    return b"[$" + marker + b"#" + _length(values.size) + values.astype(kind).tobytes()
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return _length(len(encoded)) + encoded
+
+
+def _length(count: int) -> bytes:
+    return b"L" + struct.pack(">q", count)
+
+
 def check_model(data: bytes) -> tuple[str, ...]:
     """Check a model file: one of boosted trees for a yes-or-no question, and whole.
 
@@ -156,13 +215,16 @@ def check_model(data: bytes) -> tuple[str, ...]:
     UbjError
         It is cut short, damaged, or a model of another kind.
     """
-    learner = _at(read_ubj(data), "learner")
-    booster = _at(learner, "gradient_booster")
-    if _at(booster, "name") != "gbtree" or _at(learner, "objective", "name") != "binary:logistic":
+    learner = member(read_ubj(data), "learner")
+    booster = member(learner, "gradient_booster")
+    if (
+        member(booster, "name") != "gbtree"
+        or member(learner, "objective", "name") != "binary:logistic"
+    ):
         raise UbjError("it is not a gbtree model with the objective binary:logistic")
-    names = _list(learner, "feature_names")
+    names = member_list(learner, "feature_names")
     columns = tuple(name for name in names if isinstance(name, str))
-    parameters = _at(learner, "learner_model_param")
+    parameters = member(learner, "learner_model_param")
     if (
         _count(parameters, "num_feature") != len(columns)
         or len(columns) != len(names)
@@ -170,16 +232,39 @@ def check_model(data: bytes) -> tuple[str, ...]:
         or _count(parameters, "num_target") != 1
     ):
         raise UbjError("its feature names do not belong to its trees")
-    _check_forest(_at(booster, "model"), len(columns))
+    if not 0 < base_score(learner) < 1:
+        raise UbjError("its base score is no probability")
+    _check_forest(member(booster, "model"), len(columns))
     return columns
 
 
+def base_score(learner: Ubj) -> float:
+    """Get the probability that all trees' sums start from.
+
+    Parameters
+    ----------
+    learner
+        The file's ``learner``.
+
+    Raises
+    ------
+    UbjError
+        It is no number.
+    """
+    text = member(learner, "learner_model_param", "base_score")
+    try:
+        # Since XGBoost 3.1 a list with one entry, "[5E-1]".
+        return float(str(text).removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise UbjError("its base score is no number") from None
+
+
 def _check_forest(model: Ubj, features: int) -> None:
-    trees = _list(model, "trees")
+    trees = member_list(model, "trees")
     if (
-        _count(_at(model, "gbtree_model_param"), "num_trees") != len(trees)
-        or _list(model, "tree_info") != [0] * len(trees)
-        or _list(model, "iteration_indptr") != list(range(len(trees) + 1))
+        _count(member(model, "gbtree_model_param"), "num_trees") != len(trees)
+        or member_list(model, "tree_info") != [0] * len(trees)
+        or member_list(model, "iteration_indptr") != list(range(len(trees) + 1))
     ):
         raise UbjError("its number of trees is not what it says")
     for number, tree in enumerate(trees):
@@ -189,13 +274,13 @@ def _check_forest(model: Ubj, features: int) -> None:
 
 def _is_tree_sound(tree: Ubj, number: int, features: int) -> bool:
     """Say whether a walk from the root always ends in a leaf, and asks for known features."""
-    parameters = _at(tree, "tree_param")
+    parameters = member(tree, "tree_param")
     nodes = _count(parameters, "num_nodes")
-    numbers = _node_numbers(tree, nodes)
+    numbers = _node_numbers(tree, number, nodes)
     asked = numbers["split_indices"]
     return (
         nodes > 0
-        and _at(tree, "id") == number
+        and member(tree, "id") == number
         and _count(parameters, "num_feature") == features
         and _count(parameters, "size_leaf_vector") <= 1
         and not numbers["split_type"].any()
@@ -206,15 +291,18 @@ def _is_tree_sound(tree: Ubj, number: int, features: int) -> bool:
     )
 
 
-def _node_numbers(tree: Ubj, nodes: int) -> dict[str, NDArray[np.int64]]:
+def _node_numbers(tree: Ubj, number: int, nodes: int) -> dict[str, NDArray[np.int64]]:
     """Check the length and type of all of a tree's arrays, and get those of integers."""
     numbers: dict[str, NDArray[np.int64]] = {}
     for name, marker in _NODE_ARRAYS.items():
-        array = _at(tree, name)
+        array = member(tree, name)
         kind = np.dtype(_NUMBERS[marker])
         if not isinstance(array, np.ndarray) or array.dtype != kind or array.size != nodes:
             raise UbjError(f"a tree's {name!r} has not one entry for each node")
-        if kind.kind in "iu":
+        if kind.kind == "f":
+            if not np.isfinite(array.astype(np.float32)).all():
+                raise UbjError(f"its tree {number} has a value that is not finite")
+        else:
             numbers[name] = array.astype(np.int64)
     return numbers
 
@@ -233,7 +321,14 @@ def _are_children_sound(
     return is_one_parents and len(np.unique(children)) == len(children)
 
 
-def _at(value: Ubj, *path: str) -> Ubj:
+def member(value: Ubj, *path: str) -> Ubj:
+    """Follow a path of keys.
+
+    Raises
+    ------
+    UbjError
+        It leads nowhere.
+    """
     for key in path:
         if not isinstance(value, dict) or key not in value:
             raise UbjError(f"it lacks {key!r}")
@@ -241,15 +336,22 @@ def _at(value: Ubj, *path: str) -> Ubj:
     return value
 
 
-def _list(value: Ubj, key: str) -> list[Ubj]:
-    items = _at(value, key)
+def member_list(value: Ubj, key: str) -> list[Ubj]:
+    """Get what must be a list of values.
+
+    Raises
+    ------
+    UbjError
+        There is none.
+    """
+    items = member(value, key)
     if not isinstance(items, list):
         raise UbjError(f"its {key!r} is no list")
     return items
 
 
 def _count(value: Ubj, key: str) -> int:
-    text = _at(value, key)
+    text = member(value, key)
     if not isinstance(text, str) or not text.isdecimal() or len(text) > 9:
         raise UbjError(f"its {key!r} is no number")
     return int(text)

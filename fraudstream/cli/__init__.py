@@ -18,6 +18,7 @@ from fraudstream.cli.config import app as config_app
 from fraudstream.cli.demo import demo
 from fraudstream.cli.feature_set import app as feature_set_app
 from fraudstream.cli.features import features
+from fraudstream.cli.model import model_app
 from fraudstream.cli.profiles import profiles_app, rebuild
 from fraudstream.cli.run import run
 from fraudstream.cli.stop import show_stop
@@ -54,7 +55,6 @@ def _root(
     Try it:       fraudstream demo
     Run it:       fraudstream topics create && fraudstream run
     Feed it:      fraudstream replay FILE
-    Its model:    fraudstream simulate, train, model check
     """
 
 
@@ -70,7 +70,7 @@ app.command()(features)
 app.add_typer(feature_set_app, name="feature-set")
 app.command()(training.simulate)
 app.command()(training.train)
-app.add_typer(training.model_app, name="model")
+app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 
 

@@ -65,7 +65,7 @@ def check(config: ConfigFile = None) -> None:
     settings = load_settings(config)
     event_rules(settings)
     kafka_access(settings)
-    bundle = load_bundle(settings.model.bundle)
+    bundle = load_bundle(settings.model.bundle, settings.model.device)
     typer.echo(f"settings and bundle are valid: {bundle.name} {bundle.version}")
     try:
         check_retention(settings, bundle)

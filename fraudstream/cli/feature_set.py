@@ -37,7 +37,8 @@ def list_features(
         typer.Option("--feature-set", metavar="FILE", help="A feature set (YAML)."),
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", metavar="DIR", help="The one inside a model bundle.")
+        str | None,
+        typer.Option("--bundle", metavar="DIR", help="The one inside a model bundle, or address."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fraudstream.cli.reading import check_place, label_rule, read_mapping, tell_left_out
 from fraudstream.errors import UsageError
 
 if TYPE_CHECKING:
-    from fraudstream.mapping import EventMapping
-    from fraudstream.offline.labels import LabelRule
+    from fraudstream.feature_set import FeatureSet
 
 
 def features(
@@ -36,6 +35,10 @@ def features(
     feature_set: Annotated[
         Path | None,
         typer.Option("--feature-set", metavar="FILE", help="What to make (default: the default)."),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option("--bundle", metavar="DIR", help="Make the columns of this bundle's model."),
     ] = None,
     from_time: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Write only from this time on.")
@@ -67,37 +70,37 @@ def features(
       fraudstream features foreign.parquet --mapping configs/mappings/handbook.yaml \\
         --labels-after 7d --from 2018-07-25 --out week.parquet
       fraudstream features stream.csv --labels findings.jsonl --out features.parquet
+      fraudstream features stream.parquet --bundle models/default \\
+        --labels-after 7d --out features.parquet
     \b
     Next:
       fraudstream train stream.parquet --out models/mine
     """
     from fraudstream.cli.progress import rows_progress
     from fraudstream.currency import MINOR_UNIT_DECIMALS
-    from fraudstream.feature_files import chosen_feature_set
     from fraudstream.offline.contract import Rules
     from fraudstream.offline.evaluator import Evaluator
     from fraudstream.offline.sources import PaymentSource
-    from fraudstream.offline.writing import Plan, write_features
+    from fraudstream.offline.stretches import Plan
+    from fraudstream.offline.writing import write_features
     from fraudstream.replay.span import parse_span
 
     started_s = time.monotonic()
-    _check_place(out, (data, labels, mapping, feature_set), replace=replace)
+    check_place(out, (data, labels, mapping, feature_set), replace=replace)
     if currency not in MINOR_UNIT_DECIMALS:
         raise UsageError(f"--currency {currency}: write an ISO 4217 code, as EUR")
     span = parse_span(from_time, until_time)
-    chosen = chosen_feature_set(feature_set)
-    meaning = _read_mapping(mapping)
-    rule, left_out = _label_rule(labels, labels_after, meaning, is_lenient=skip_invalid)
-    evaluator = Evaluator(chosen, currency, rule)
+    chosen, names = _chosen(feature_set, bundle)
+    meaning = read_mapping(mapping)
+    rule, left_out = label_rule(labels, labels_after, meaning, is_lenient=skip_invalid)
+    evaluator = Evaluator(chosen, currency, rule, names)
     rules = Rules(currency, meaning, chosen.extra_fields, needs_truth=labels_after is not None)
     source = PaymentSource(data, rules)
     plan = Plan(evaluator, chosen.extra_fields, span.from_ms, span.until_ms, skip_invalid)
     with rows_progress(data.name, len(source)) as advance:
         written = write_features(source, data.name, out, plan, advance)
-    for name, faults in ((data.name, written.faults), (labels and labels.name, left_out)):
-        if faults:
-            counted = ", ".join(f"{fault} ({count:,})" for fault, count in faults.items())
-            typer.echo(f"{name}: left out {sum(faults.values()):,} rows: {counted}", err=True)
+    tell_left_out(data.name, written.faults)
+    tell_left_out(labels.name if labels is not None else "", left_out)
     typer.echo(
         f"{out}: {len(evaluator.names)} features of {written.rows:,} payments in "
         f"{time.monotonic() - started_s:.1f} s, feature set {chosen.name} {chosen.sha256[:12]}",
@@ -105,43 +108,15 @@ def features(
     )
 
 
-def _check_place(out: Path, inputs: Sequence[Path | None], *, replace: bool) -> None:
-    """Refuse before the work begins a place that something else would be lost from."""
-    if out.suffix != ".parquet" or out.is_dir():
-        raise UsageError(f"--out {out}: give the name of a .parquet file")
-    if any(
-        file is not None and file.exists() and out.exists() and file.samefile(out)
-        for file in inputs
-    ):
-        raise UsageError(f"--out {out} is one of the files that are read: give another name")
-    if out.exists() and not replace:
-        raise UsageError(f"--out {out} is there already; --replace writes it anew")
+def _chosen(feature_set: Path | None, bundle: str | None) -> tuple[FeatureSet, list[str] | None]:
+    """Say which features are made: a set, and which of them; all if None."""
+    from fraudstream.feature_files import chosen_feature_set
 
+    if bundle is None:
+        return chosen_feature_set(feature_set), None
+    if feature_set is not None:
+        raise UsageError("--feature-set and --bundle both say which features: give one of them")
+    from fraudstream.bundle import load_bundle
 
-def _read_mapping(file: Path | None) -> EventMapping | None:
-    from fraudstream.cli.training import read_yaml
-    from fraudstream.mapping import EventMapping
-
-    return None if file is None else read_yaml(file, EventMapping)
-
-
-def _label_rule(
-    labels: Path | None, labels_after: str | None, mapping: EventMapping | None, *, is_lenient: bool
-) -> tuple[LabelRule | None, dict[str, int]]:
-    """Say when findings become known; and which rows of their file were left out."""
-    from fraudstream.offline.labels import LabelsAfter, LabelsReported
-    from fraudstream.offline.sources import read_labels
-    from fraudstream.offline.writing import count_faults, take_findings
-    from fraudstream.replay.span import parse_duration
-
-    if labels is not None and labels_after is not None:
-        raise UsageError(
-            "--labels and --labels-after both say when findings became known: give one of them"
-        )
-    if labels_after is not None:
-        return LabelsAfter(parse_duration(labels_after, "--labels-after")), {}
-    if labels is None:
-        return None, {}
-    checked = read_labels(labels, mapping)
-    findings = take_findings(checked, labels.name, is_lenient=is_lenient)
-    return LabelsReported(findings), count_faults(checked)
+    loaded = load_bundle(bundle)
+    return loaded.feature_set, [feature.name for feature in loaded.features]

@@ -103,6 +103,30 @@ def rows_progress(name: str, rows: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def steps_progress(words: str, steps: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show how many of the steps of a long work are done.
+
+    Parameters
+    ----------
+    words, unit
+        What is done, and what a step is called.
+    steps
+        How many there are at most.
+
+    Yields
+    ------
+    advance
+        To be told how many more are done; from any thread.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with _bar() as bar:
+        task = bar.add_task(words, total=max(steps, 1), details=f"{steps:,} {unit} at most")
+        yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
 def rebuild_progress() -> Iterator[Callable[[Rebuilt], None]]:
     """Show how much of the log a rebuild has read, and how fast it is."""
     if not sys.stderr.isatty():

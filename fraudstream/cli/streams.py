@@ -254,7 +254,8 @@ def _looked_back_on(settings: Settings, file: Path | None) -> FeatureSet:
     from fraudstream.bundle import load_bundle
     from fraudstream.feature_files import chosen_feature_set
 
-    if file is None and settings.model.bundle.is_dir():
+    bundle = settings.model.bundle
+    if file is None and ("://" in bundle or Path(bundle).is_dir()):
         return load_bundle(settings.model.bundle).feature_set
     return chosen_feature_set(file)
 

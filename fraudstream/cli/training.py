@@ -1,29 +1,19 @@
-"""``fraudstream simulate``, ``train`` and ``model check``: from a stream to a frozen model."""
+"""``fraudstream simulate`` and ``train``: from a stream to a frozen model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fraudstream.cli.reading import read_mapping, read_yaml
 from fraudstream.errors import UsageError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from fraudstream.bundle import Bundle
-    from fraudstream.event import EventRules
-    from fraudstream.manifest import Period, Quality
-    from fraudstream.training.stream_file import LabelledStream
-
-    ModelT = TypeVar("ModelT", bound=BaseModel)
-
-model_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True, rich_markup_mode=None)
+    from fraudstream.training.dataset import LabelledVectors, Reading
 
 
 def simulate(
@@ -77,103 +67,119 @@ def simulate(
 
 def train(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Labelled payments: .parquet, .csv or .jsonl.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="The bundle's folder, and its name.")
-    ],
-    config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", metavar="FILE", help="Periods and parameters (YAML)."),
+        typer.Argument(metavar="DATA", help="Labelled payments: .parquet, .csv or .jsonl."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="The bundle's folder, and its name."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", "-r", metavar="FILE", help="Features, periods, parameters."),
     ] = None,
     mapping: Annotated[
         Path | None,
         typer.Option("--mapping", metavar="FILE", help="Names of foreign columns (YAML)."),
     ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="The last day (UTC) that may be used (default: all)."),
+    ] = None,
+    from_decisions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Learn from exported decisions instead of DATA."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What became of those payments.")
+    ] = None,
+    maturity: Annotated[
+        str, typer.Option(metavar="DURATION", help="Younger decisions are not judged yet.")
+    ] = "30d",
+    about: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What the data are, for the model card."),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a bundle that is there already.")
+    ] = False,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out rows that break the contract.")
     ] = False,
 ) -> None:
     """Train a model on labelled payments and freeze it into a bundle.
 
     \b
-    Rows need our event fields and is_fraud, true or false. Features are made
-    by the same code as online, in event-time order, with every label known
-    only after its delay. The stream is cut by time: training, label delay,
-    validation. A fallback model for when profiles are away is trained too.
-    The same data and settings give the same bundle, byte for byte.
+    Rows need our event fields and is_fraud, true or false. Features are the
+    live consumer's, to the last bit, with every label known only after its
+    delay. Settings are chosen and quality is measured on folds: learnt on the
+    past, judged after the label delay. The model itself then learns from the
+    latest days up to --until. A fallback model for when profiles are away is
+    trained beside it. The same data and recipe give the same bundle, byte for
+    byte.
+    \b
+    With --from-decisions it learns from the vectors that were logged when
+    payments were decided (fraudstream export decisions) and from --labels
+    (fraudstream export labels). Payments younger than --maturity are left out,
+    because what became of them is not known yet.
     \b
     Examples:
       fraudstream train stream.parquet --out models/mine
-      fraudstream train stream.parquet --config configs/training/default.yaml \\
+      fraudstream train stream.parquet --recipe configs/training/reference.yaml \\
         --out models/default --replace
       fraudstream train foreign.csv --mapping configs/mappings/handbook.yaml \\
-        --out models/handbook
+        --until 2018-07-31 --out models/handbook
+      fraudstream train --from-decisions decisions.parquet \\
+        --labels labels.parquet --maturity 30d --out models/next
     \b
     Next:
       fraudstream model check models/mine
+      fraudstream evaluate models/mine later.parquet --report report.html
       FRAUDSTREAM_MODEL__BUNDLE=models/mine fraudstream run
     """
-    from fraudstream.bundle import write_bundle
-    from fraudstream.event import EventRules
+    from fraudstream.bundle_writing import write_bundle
+    from fraudstream.cli.model import show_bundle
+    from fraudstream.cli.progress import steps_progress
     from fraudstream.feature_files import chosen_feature_set
-    from fraudstream.training.train import TrainingSettings
-    from fraudstream.training.train import train as make_draft
+    from fraudstream.profile import DAY_MS
+    from fraudstream.training.dataset import Reading
+    from fraudstream.training.recipe import Recipe
+    from fraudstream.training.train import Trainer
 
-    _check_place(out, replace=replace)
-    settings = read_yaml(config, TrainingSettings) if config else TrainingSettings()
-    feature_set = chosen_feature_set(settings.feature_set)
-    rules = EventRules(currency=settings.currency, extra_fields=feature_set.extra_fields)
-    stream = _read_stream(data, rules, mapping)
-    with _progress(f"{len(stream.transactions):,} vectors", len(stream.transactions)) as advance:
-        draft = make_draft(stream, out.resolve().name, settings, feature_set, advance)
-    _show(write_bundle(out, draft))
-
-
-@model_app.command()
-def check(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
-) -> None:
-    """Check a bundle as a worker would at its start, and say what it is.
-
-    \b
-    Hashes of all files, feature definitions against this code, XGBoost's
-    version, and the golden vectors through both models. Exit code 0 when all
-    is well, 11 when it is not.
-    \b
-    Examples:
-      fraudstream model check models/default
-      fraudstream model check models/default --json
-    \b
-    Next:
-      FRAUDSTREAM_MODEL__BUNDLE=models/default fraudstream run
-    """
-    from fraudstream.bundle import load_bundle
-
-    loaded = load_bundle(bundle)
-    if as_json:
-        import orjson
-
-        shown = loaded.manifest.model_dump() | {"sha256": loaded.sha256}
-        typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
+    if out is None:
+        raise UsageError("--out DIR is missing: say where the bundle goes, as --out models/mine")
+    check_bundle_place(out, replace=replace)
+    chosen = read_yaml(recipe, Recipe) if recipe is not None else Recipe()
+    if about is not None:
+        chosen = chosen.model_copy(update={"data": about})
+    place = chosen.feature_set
+    if place is not None and recipe is not None:
+        place = recipe.parent / place
+    feature_set = chosen_feature_set(place)
+    trainer = Trainer(chosen, feature_set)  # refuses a wrong recipe before the long work
+    reading = Reading(
+        feature_set,
+        chosen.features,
+        chosen.currency,
+        chosen.label_delay_days * DAY_MS,
+        read_mapping(mapping),
+        end_of_day(until),
+        is_lenient=skip_invalid,
+    )
+    if from_decisions is not None:
+        if data is not None:
+            raise UsageError("DATA and --from-decisions both say what to learn from: give one")
+        rows = _logged_rows(from_decisions, labels, maturity, reading)
+    elif data is None:
+        raise UsageError("DATA is missing: a file of labelled payments, or --from-decisions FILE")
     else:
-        _show(loaded)
+        rows = _file_rows(data, reading)
+    with steps_progress("fitting", trainer.rounds, "rounds") as advance:
+        draft = trainer.telling(lambda: advance(1)).train(rows, out.resolve().name)
+    show_bundle(write_bundle(out, draft))
 
 
-@model_app.callback()
-def _model() -> None:
-    """Keep `check` a command of its own while it is the only one."""
-
-
-def _parse_date(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--start {text}: write a date as 2026-01-31") from None
-
-
-def _check_place(out: Path, *, replace: bool) -> None:
+def check_bundle_place(out: Path, *, replace: bool) -> None:
     """Refuse before the work begins what would be refused after it."""
     name = out.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
@@ -182,71 +188,60 @@ def _check_place(out: Path, *, replace: bool) -> None:
         raise UsageError(f"--out {out} is there already; --replace trains it anew")
 
 
-def _read_stream(data: Path, rules: EventRules, mapping: Path | None) -> LabelledStream:
-    from fraudstream.mapping import EventMapping
-    from fraudstream.training.stream_file import read_stream
+def end_of_day(until: str | None) -> int | None:
+    """Read ``--until``, a day that still counts; epoch milliseconds of its end."""
+    if until is None:
+        return None
+    from fraudstream.profile import DAY_MS
+    from fraudstream.replay.span import parse_time
 
-    meaning = read_yaml(mapping, EventMapping) if mapping is not None else None
-    return read_stream(data, rules, meaning)
+    time_ms = parse_time(until, "--until")
+    if time_ms % DAY_MS:
+        raise UsageError(f"--until {until}: write the last day that counts, as 2018-07-31")
+    return time_ms + DAY_MS
 
 
-def read_yaml(file: Path, kind: type[ModelT]) -> ModelT:
-    """Read a file of settings or of meanings; what is wrong with it is said as a sentence."""
-    import yaml
-    from pydantic import ValidationError
+def _file_rows(data: Path, reading: Reading) -> LabelledVectors:
+    from fraudstream.cli.progress import rows_progress
+    from fraudstream.training.dataset import open_labelled, read_labelled
 
+    source = open_labelled(data, reading)
+    with rows_progress(data.name, len(source)) as advance:
+        return read_labelled(source, data.name, reading, advance)
+
+
+def _logged_rows(
+    decisions: Path, labels: Path | None, maturity: str, reading: Reading
+) -> LabelledVectors:
+    from fraudstream.replay.span import parse_duration
+    from fraudstream.training.logged import Logged, read_logged
+
+    if labels is None:
+        raise UsageError(
+            "--from-decisions needs --labels FILE: what became of the payments "
+            "(fraudstream export labels --out labels.parquet)"
+        )
+    columns = reading.feature_set.features
+    if reading.names is not None:
+        columns = reading.feature_set.select(reading.names)
+    logged = read_logged(
+        Logged(
+            decisions,
+            labels,
+            tuple(feature.name for feature in columns),
+            parse_duration(maturity, "--maturity"),
+            reading.until_ms,
+            reading.currency,
+            reading.mapping,
+            reading.is_lenient,
+        )
+    )
+    typer.echo(logged.summary, err=True)
+    return logged.rows
+
+
+def _parse_date(text: str) -> date:
     try:
-        return kind.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: cannot be read as YAML") from error
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in fault["loc"]) or "its top"
-        raise UsageError(f"{file}: {place}: {fault['msg']}") from error
-
-
-@contextmanager
-def _progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(words, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
-def _show(bundle: Bundle) -> None:
-    manifest = bundle.manifest
-    training = manifest.training
-    for name, value in (
-        ("model", f"{bundle.name} {bundle.version}, sha256 {bundle.sha256}"),
-        ("made with", f"xgboost {manifest.xgboost_version}, bundle layout {manifest.layout}"),
-        (
-            "features",
-            f"{len(bundle.features)}, of which the fallback model uses "
-            f"{len(manifest.fallback_features)}",
-        ),
-        ("trees", f"{training.rounds}, fallback {training.fallback_rounds}"),
-        ("trained", _period(training.train)),
-        ("validated", _period(training.validation)),
-        ("quality", _quality(manifest.quality)),
-        ("fallback", _quality(manifest.fallback_quality)),
-        ("data", training.data.strip()),
-    ):
-        typer.echo(f"{name:11}{value}")
-
-
-def _period(period: Period) -> str:
-    return (
-        f"{period.start[:10]} to {period.end[:10]}, {period.transactions:,} payments, "
-        f"{period.frauds:,} frauds"
-    )
-
-
-def _quality(quality: Quality) -> str:
-    return (
-        f"AUC {quality.auc:.3f}, average precision {quality.average_precision:.3f}, card "
-        f"precision@100 {quality.card_precision_100:.3f} of {quality.card_precision_100_best:.3f}"
-    )
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--start {text}: write a date as 2026-01-31") from None

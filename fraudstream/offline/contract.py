@@ -30,7 +30,7 @@ from fraudstream.event import (
 )
 from fraudstream.mapping import EventMapping, FieldMapping, compile_mapping
 from fraudstream.offline.columns import UNKNOWN_AMOUNT
-from fraudstream.training.rows import read_truth
+from fraudstream.rows import read_truth
 
 _ID: Final = r"\A[A-Za-z0-9._:-]{1,64}\z"
 _CURRENCY: Final = r"\A[A-Z]{3}\z"
@@ -61,8 +61,8 @@ class Rules:
         What the file's columns mean; None if they have our names.
     extra_fields
         Fields beyond the contract that the features read.
-    needs_truth
-        Whether ``is_fraud`` must say true or false.
+    needs_truth, truth_for
+        Whether ``is_fraud`` must say true or false; and what that is needed for, in words.
     has_types
         False for CSV, where a cell of a column of numbers may be text.
     """
@@ -72,6 +72,7 @@ class Rules:
     extra_fields: tuple[str, ...] = ()
     needs_truth: bool = False
     has_types: bool = True
+    truth_for: str = "for --labels-after"
 
 
 @dataclass(slots=True, eq=False)

@@ -30,7 +30,7 @@ from fraudstream.event import (
 from fraudstream.mapping import EventMapping, compile_mapping
 from fraudstream.offline.columns import UNKNOWN_AMOUNT
 from fraudstream.offline.contract import Rules, check_labels, check_payments
-from fraudstream.training.rows import (
+from fraudstream.rows import (
     FrameFile,
     RowFile,
     encode_row,
@@ -76,7 +76,7 @@ class PaymentSource:
 
     def __init__(self, file: Path, rules: Rules) -> None:
         self._name = file.name
-        truth_for = "for --labels-after" if rules.needs_truth else None
+        truth_for = rules.truth_for if rules.needs_truth else None
         is_checked = False
         if file.suffix == ".parquet":
             self._lazy, times_ms = _scan(file, rules.mapping, truth_for)

@@ -5,7 +5,7 @@
               merged     └ backlog   what the group has not committed yet
 
 ``span`` reads times and durations; ``sending`` is the producer. ``source`` reads files as training
-does (`fraudstream.training.rows`). Only it needs polars, so the demo, which makes its stream
+does (`fraudstream.rows`). Only it needs polars, so the demo, which makes its stream
 itself, gets along without it.
 
 A replay never sets a record's Kafka timestamp: an old one would be deleted by retention at once, a

@@ -22,7 +22,7 @@ from fraudstream.event import EVENT_TIME_MAX_MS, format_time
 from fraudstream.mapping import EventMapping, compile_mapping
 from fraudstream.replay.span import TimeSpan
 from fraudstream.replay.stream import FINDING_FIELDS, Finding, Payment
-from fraudstream.training.rows import (
+from fraudstream.rows import (
     Row,
     encode_row,
     open_rows,

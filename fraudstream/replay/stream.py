@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from fraudstream.event import EVENT_TIME_MAX_MS, format_time
 from fraudstream.replay.span import TimeSpan
-
-if TYPE_CHECKING:
-    from fraudstream.training.simulate import Transactions
 
 #: What a label repeats of its payment, under our names.
 FINDING_FIELDS = ("transaction_id", "event_time", "card_id", "terminal_id")
@@ -66,6 +64,41 @@ class Payment(NamedTuple):
     key: bytes | None
     value: bytes | None
     finding: Finding | None = None
+
+
+class PaymentColumns(Protocol):
+    """Payments as columns of one length, in event-time order: what the simulator makes."""
+
+    @property
+    def transaction_id(self) -> NDArray[np.str_]:
+        """Strings."""
+
+    @property
+    def event_time_ms(self) -> NDArray[np.int64]:
+        """Epoch milliseconds, never falling."""
+
+    @property
+    def card_id(self) -> NDArray[np.str_]:
+        """Strings."""
+
+    @property
+    def terminal_id(self) -> NDArray[np.str_]:
+        """Strings."""
+
+    @property
+    def amount_minor(self) -> NDArray[np.int64]:
+        """In minor units of the currency."""
+
+    @property
+    def currency(self) -> NDArray[np.str_]:
+        """Strings."""
+
+    @property
+    def is_fraud(self) -> NDArray[np.bool_]:
+        """The truth."""
+
+    def __len__(self) -> int:
+        """Return the number of payments."""
 
 
 class LabelledStream:
@@ -132,7 +165,7 @@ class LabelledStream:
 
 
 def stream_of_columns(
-    columns: Transactions, labels_after_ms: int | None, span: TimeSpan | None = None
+    columns: PaymentColumns, labels_after_ms: int | None, span: TimeSpan | None = None
 ) -> LabelledStream:
     """Make a stream of the simulator's columns.
 
@@ -148,7 +181,7 @@ def stream_of_columns(
     return LabelledStream(_payments(columns, span or TimeSpan()), labels_after_ms)
 
 
-def _payments(columns: Transactions, span: TimeSpan) -> Iterator[Payment]:
+def _payments(columns: PaymentColumns, span: TimeSpan) -> Iterator[Payment]:
     first, last = 0, len(columns)
     if span.from_ms is not None:
         first = int(np.searchsorted(columns.event_time_ms, span.from_ms))

@@ -11,9 +11,15 @@ _CARD: Final = """\
 # Model card: {name}, version {version}
 
 A frozen gradient-boosted model (XGBoost, {rounds} trees) that scores card payments between 0 and
-1: higher is more like fraud. The score is not calibrated, so it is no probability; a policy
-decides what becomes of it. Beside it lies a fallback model ({fallback_rounds} trees) for payments
-whose profiles cannot be read; its scores mean something else and need thresholds of their own.
+1: higher is more like fraud. {calibration} A policy decides what becomes of a score. Beside it lies
+a fallback model ({fallback_rounds} trees) for payments whose profiles cannot be read; its scores
+mean something else and need thresholds of their own.
+
+## Intended use
+
+To rank card payments in real time, under a policy whose thresholds were chosen on its own scores,
+with people who look at what it holds back. Not for decisions about credit or about persons, and
+not for payments of another kind than it learnt from, or in another currency.
 
 ## Data
 
@@ -21,25 +27,25 @@ whose profiles cannot be read; its scores mean something else and need threshold
 
 Label maturity: {label_maturity}
 
-| period | from | to (not included) | payments | frauds |
-| --- | --- | --- | --- | --- |
-| training | {train} |
-| validation | {validation} |
+The model learnt from {train.transactions:,} payments ({train.frauds:,} frauds) from
+{train_start} to before {train_end}. A label is known {label_delay_days} days after its payment, in
+the profiles as well as to the training. Features are those of the live consumer, to the last bit.
 
-Between the two lie {label_delay_days} days: a label is known that long after its payment, in the
-profiles as well as to the training. Features are computed in event-time order by the code that
-computes them online.
+## Quality
 
-## Quality on the validation period
+Measured on folds: models made alike, each judged on the days after its own training and the label
+delay. Cards on which a fraud was known by then are left out.
 
-| model | AUC | average precision | card precision@100 | best possible |
-| --- | --- | --- | --- | --- |
-| model | {quality} |
-| fallback | {fallback_quality} |
+Periods end before their second day. AP is the average precision, CP@100 the card precision@100.
 
-Training stopped where the average precision on this same period was best, so the figures are a
-little too good. "Best possible" is what a ranking without a mistake would reach: with few
-defrauded cards a day, it is far below 1.
+| learnt | | judged | | payments | frauds | AUC | AP | CP@100 | best CP@100 | fallback's AP |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+{folds}
+
+Mean (deviation between folds): {quality}.
+
+{chosen} The best CP@100 is what a ranking without a mistake would reach: with few defrauded cards a
+day, it is far below 1.
 
 ## Features
 
@@ -68,7 +74,7 @@ def write_card(about: Mapping[str, Any]) -> str:
     Parameters
     ----------
     about
-        The manifest's fields, as in `fraudstream.bundle.BundleDraft`.
+        The manifest's fields, as in `fraudstream.bundle_writing.BundleDraft`.
     """
     training = Training.model_validate(about["training"])
     return _CARD.format(
@@ -76,13 +82,24 @@ def write_card(about: Mapping[str, Any]) -> str:
         version=about["version"],
         rounds=training.rounds,
         fallback_rounds=training.fallback_rounds,
+        calibration=_calibration(about["calibration"]),
         data=training.data.strip(),
         label_maturity=about["label_maturity"].strip(),
         label_delay_days=training.label_delay_days,
-        train=_period(training.train),
-        validation=_period(training.validation),
-        quality=_quality(Quality.model_validate(about["quality"])),
-        fallback_quality=_quality(Quality.model_validate(about["fallback_quality"])),
+        train=training.train,
+        train_start=training.train.start[:10],
+        train_end=training.train.end[:10],
+        folds="\n".join(
+            f"| {_days(fold.train)} | {_days(fold.test)} | {fold.test.transactions:,} | "
+            f"{fold.test.frauds:,} | {_figures(fold.quality)} | "
+            f"{fold.fallback_quality.average_precision:.3f} |"
+            for fold in training.folds
+        ),
+        quality=_summary(
+            Quality.model_validate(about["quality"]),
+            Quality.model_validate(about["quality_deviation"]),
+        ),
+        chosen=_chosen(training.candidates),
         features=", ".join(f"`{definition['name']}`" for definition in about["features"]),
         fallback_features=", ".join(f"`{name}`" for name in about["fallback_features"]),
         forgotten_share=training.forgotten_share,
@@ -92,12 +109,26 @@ def write_card(about: Mapping[str, Any]) -> str:
     )
 
 
-def _period(period: Period) -> str:
-    days = f"{period.start[:10]} | {period.end[:10]}"
-    return f"{days} | {period.transactions:,} | {period.frauds:,}"
+def _calibration(record: Mapping[str, Any] | None) -> str:
+    if record is None:
+        return "The score is not calibrated, so it is no probability."
+    return f"The score is a probability: calibrated ({record['method']}) on {record['fitted_on']}."
 
 
-def _quality(quality: Quality) -> str:
+def _chosen(candidates: int) -> str:
+    if candidates == 1:
+        return "Nothing was chosen on these folds in this run."
+    return (
+        f"The best of {candidates} settings and lengths on these same folds was taken, so the "
+        "figures are a little too good."
+    )
+
+
+def _days(period: Period) -> str:
+    return f"{period.start[:10]} | {period.end[:10]}"
+
+
+def _figures(quality: Quality) -> str:
     figures = (
         quality.auc,
         quality.average_precision,
@@ -105,3 +136,12 @@ def _quality(quality: Quality) -> str:
         quality.card_precision_100_best,
     )
     return " | ".join(f"{figure:.3f}" for figure in figures)
+
+
+def _summary(mean: Quality, deviation: Quality) -> str:
+    return (
+        f"AUC {mean.auc:.3f} ({deviation.auc:.3f}), average precision "
+        f"{mean.average_precision:.3f} ({deviation.average_precision:.3f}), card precision@100 "
+        f"{mean.card_precision_100:.3f} ({deviation.card_precision_100:.3f}) of "
+        f"{mean.card_precision_100_best:.3f}"
+    )

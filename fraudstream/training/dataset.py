@@ -1,42 +1,34 @@
-"""A labelled stream → vectors as they would have been online, and the periods to learn from.
+"""Labelled payments → vectors as they would have been online, with the truth about them.
 
-The vectors are made by the online code itself: the profile store (its in-memory twin) and the
-vector builder, driven in event-time order. A label is applied when it would have been reported, a
-fixed delay after its payment and never before it, so that no vector knows more than it could have
-known.
+    file ─ contract ─▶ payments ─ offline evaluator ─▶ vectors ┐
+                          └─ is_fraud, amount, card, segment ──┴─▶ LabelledVectors
+
+The vectors are those of `fraudstream.offline`, which tests hold to the live consumer's bit by bit.
+A label enters a feature only from the moment it would have been known, a fixed delay after its
+payment and never before it, so that no vector knows more than it could have known.
 """
 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from fraudstream.adapters.memory import MemoryBackend
-from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
 from fraudstream.errors import UsageError
-from fraudstream.event import Label, Transaction
-from fraudstream.features import EventColumns, Feature, VectorBuilder
-from fraudstream.profile import (
-    DAY_MS,
-    LABELS_TOPIC_NUMBER,
-    TRANSACTIONS_TOPIC_NUMBER,
-    InputPartition,
-    Located,
-    ProfileBatch,
-    ProfileDefinition,
-    Stretch,
-)
-from fraudstream.training.stream_file import LabelledStream
-
-_TRANSACTIONS: Final = InputPartition(TRANSACTIONS_TOPIC_NUMBER, 0)
-_LABELS: Final = InputPartition(LABELS_TOPIC_NUMBER, 0)
-_BATCH_MAX: Final = 512
+from fraudstream.event import TEXT_FIELDS
+from fraudstream.feature_set import FeatureSet
+from fraudstream.mapping import EventMapping
+from fraudstream.offline.contract import Rules
+from fraudstream.offline.evaluator import Evaluator
+from fraudstream.offline.labels import LabelsAfter
+from fraudstream.offline.sources import PaymentSource
+from fraudstream.offline.stretches import Evaluated, Plan, Tally, evaluate_stretches
+from fraudstream.profile import DAY_MS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,31 +43,48 @@ class LabelledVectors:
         Shape (n,), bool.
     event_time_ms
         Shape (n,), int64.
-    card_id
+    amount_minor
+        Shape (n,), int64: in minor units of the profiles' currency, −1 where that is not known.
+    transaction_id, card_id
         Shape (n,), strings.
+    segment
+        Shape (n,), strings: the field by which figures are split; empty where there is none.
     """
 
     vectors: NDArray[np.float32]
     is_fraud: NDArray[np.bool_]
     event_time_ms: NDArray[np.int64]
-    card_id: NDArray[np.str_]
+    amount_minor: NDArray[np.int64]
+    transaction_id: NDArray[np.object_]
+    card_id: NDArray[np.object_]
+    segment: NDArray[np.object_]
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.is_fraud)
 
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64] | slice) -> LabelledVectors:
+        """Give some of the rows."""
+        return LabelledVectors(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     def between(self, start_ms: int, end_ms: int) -> LabelledVectors:
         """Give the rows of ``[start_ms, end_ms)``."""
         first, last = np.searchsorted(self.event_time_ms, [start_ms, end_ms])
-        rows = slice(int(first), int(last))
-        return LabelledVectors(
-            self.vectors[rows], self.is_fraud[rows], self.event_time_ms[rows], self.card_id[rows]
-        )
+        return self.take(slice(int(first), int(last)))
 
-    def columns(self, indices: list[int]) -> LabelledVectors:
-        """Give all rows with some of their features."""
-        vectors = np.ascontiguousarray(self.vectors[:, indices])
-        return LabelledVectors(vectors, self.is_fraud, self.event_time_ms, self.card_id)
+    def columns(self, indices: Sequence[int]) -> NDArray[np.float32]:
+        """Give some of the features, shape (n, len(indices))."""
+        return np.ascontiguousarray(self.vectors[:, list(indices)])
+
+    @property
+    def end_ms(self) -> int:
+        """The end of the last row's day (UTC)."""
+        return (int(self.event_time_ms[-1]) // DAY_MS + 1) * DAY_MS
+
+    @property
+    def start_ms(self) -> int:
+        """The beginning of the first row's day (UTC)."""
+        return int(self.event_time_ms[0]) // DAY_MS * DAY_MS
 
     def sha256(self) -> str:
         """Hash vectors and labels: all that a model can learn from."""
@@ -85,136 +94,143 @@ class LabelledVectors:
 
 
 @dataclass(frozen=True, slots=True)
-class Periods:
-    """Where to learn and where to measure, epoch milliseconds, each ``[start, end)``.
+class Reading:
+    """How a file of labelled payments is read.
 
-    Between the two lies the label delay: what happens there is not known yet when the model is
-    made.
+    Parameters
+    ----------
+    feature_set, names
+        The features, and which of them are the columns, in order; all if None.
+    currency
+        The profiles' currency.
+    labels_after_ms
+        How long after a fraud its label is known.
+    mapping
+        What the file's columns mean; None if they have our names.
+    until_ms
+        Rows from then on are not looked at, nor what became of them.
+    segment
+        The event field by which figures are split.
+    is_lenient
+        Leave out rows that break the event contract.
     """
 
-    train_ms: tuple[int, int]
-    validation_ms: tuple[int, int]
+    feature_set: FeatureSet
+    names: tuple[str, ...] | None = None
+    currency: str = "EUR"
+    labels_after_ms: int = 7 * DAY_MS
+    mapping: EventMapping | None = None
+    until_ms: int | None = None
+    segment: str | None = None
+    is_lenient: bool = False
 
 
-def split_periods(
-    event_time_ms: NDArray[np.int64],
-    *,
-    warm_up_days: int,
-    label_delay_days: int,
-    validation_days: int,
-) -> Periods:
-    """Cut a stream by time, in whole days (UTC): warm-up, train, delay, validation.
+def open_labelled(file: Path, reading: Reading) -> PaymentSource:
+    """Open a file of labelled payments, for `read_labelled`.
 
     Raises
     ------
     UsageError
-        The stream is too short for it.
-
-    Examples
-    --------
-    >>> times_ms = np.array([0, 30 * DAY_MS - 1])
-    >>> periods = split_periods(
-    ...     times_ms, warm_up_days=2, label_delay_days=7, validation_days=7
-    ... )
-    >>> [day // DAY_MS for day in periods.train_ms + periods.validation_ms]
-    [2, 16, 23, 30]
+        It cannot be read, or lacks columns.
     """
-    start_ms = int(event_time_ms[0]) // DAY_MS * DAY_MS
-    end_ms = (int(event_time_ms[-1]) // DAY_MS + 1) * DAY_MS
-    validation_start_ms = end_ms - validation_days * DAY_MS
-    train_end_ms = validation_start_ms - label_delay_days * DAY_MS
-    train_start_ms = start_ms + warm_up_days * DAY_MS
-    if train_start_ms >= train_end_ms:
-        needed = warm_up_days + label_delay_days + validation_days + 1
-        raise UsageError(
-            f"the stream covers {(end_ms - start_ms) // DAY_MS} days and at least {needed} are "
-            "needed (warm-up, training, label delay, validation)"
-        )
-    return Periods((train_start_ms, train_end_ms), (validation_start_ms, end_ms))
+    return PaymentSource(
+        file,
+        Rules(
+            reading.currency,
+            reading.mapping,
+            _extra_fields(reading),
+            needs_truth=True,
+            truth_for="the truth to learn from, or to judge by",
+        ),
+    )
 
 
-def build_vectors(
-    stream: LabelledStream,
-    features: Sequence[Feature],
-    definition: ProfileDefinition,
-    *,
-    label_delay_ms: int,
-    minor_per_major: int = 100,
+def read_labelled(
+    source: PaymentSource,
+    name: str,
+    reading: Reading,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> LabelledVectors:
-    """Build every payment's vector as it would have been online.
+    """Read labelled payments and build their vectors.
 
     Parameters
     ----------
-    stream
-        Payments in event-time order.
-    features
-        The columns.
-    definition
-        The series that they read.
-    label_delay_ms
-        How long after a fraud its label is known.
-    minor_per_major
-        Minor units in one major unit of the profiles' currency.
+    source, name
+        From `open_labelled`, and the file's name for messages.
+    reading
+        What is made of it.
     on_progress
-        Told how many payments were done, batch by batch.
+        Told how many rows are done.
+
+    Raises
+    ------
+    UsageError
+        It holds nothing that could be learnt from, or rows break the contract.
     """
-    store = BucketedProfileStore(definition, MemoryBackend(definition))
-    store.attach({_TRANSACTIONS: AttachPoint(0, 0), _LABELS: AttachPoint(0, 0)})
-    builder = VectorBuilder(features, definition, minor_per_major)
-    vectors = np.empty((len(stream.transactions), len(features)), dtype=np.float32)
-    done = 0
-    for batch in _batches(stream, label_delay_ms):
-        answers = store.apply(batch)
-        transactions = stream.transactions[done : done + len(batch.transactions)]
-        vectors[done : done + len(transactions)] = builder.build(
-            EventColumns.of(transactions, builder.text_fields), answers
-        )
-        done += len(transactions)
-        on_progress(len(transactions))
+    evaluator = Evaluator(
+        reading.feature_set,
+        reading.currency,
+        LabelsAfter(reading.labels_after_ms),
+        reading.names,
+    )
+    plan = Plan(
+        evaluator,
+        _extra_fields(reading),
+        until_ms=reading.until_ms,
+        is_lenient=reading.is_lenient,
+    )
+    parts = []
+    for part in evaluate_stretches(source, name, plan, Tally()):
+        parts.append(_labelled(part, reading.segment))
+        on_progress(part.done)
+    rows = concatenate(parts)
+    if not len(rows):
+        raise UsageError(f"{name}: no row is left: all of them break the event contract")
+    return rows
+
+
+def concatenate(parts: Sequence[LabelledVectors]) -> LabelledVectors:
+    """Put parts one after the other."""
     return LabelledVectors(
-        vectors,
-        stream.is_fraud,
-        np.array([t.event_time_ms for t in stream.transactions], dtype=np.int64),
-        np.array([t.card_id for t in stream.transactions]),
-    )
-
-
-def _batches(stream: LabelledStream, label_delay_ms: int) -> Iterator[ProfileBatch]:
-    """Cut the stream so that labels, which a batch applies first, are never applied too soon.
-
-    A batch ends where the next label becomes known. A payment of that very millisecond comes
-    after it, if it also comes after the label's own payment: without a delay nothing else would
-    keep a payment from knowing what it turned out to be. A replay sends them in the same order.
-    """
-    frauds = np.flatnonzero(stream.is_fraud).tolist()
-    labels = [_label(stream.transactions[number], label_delay_ms) for number in frauds]
-    times_ms = [transaction.event_time_ms for transaction in stream.transactions]
-    known_at = [
-        max(bisect_left(times_ms, label.reported_at_ms), number + 1)
-        for number, label in zip(frauds, labels, strict=True)
-    ]
-    known, first = 0, 0
-    while first < len(times_ms):
-        start, known = known, bisect_right(known_at, first, known)
-        last = min(first + _BATCH_MAX, len(times_ms), *known_at[known : known + 1])
-        yield ProfileBatch(
-            labels=[Located(labels[i], _LABELS, i) for i in range(start, known)],
-            transactions=[
-                Located(stream.transactions[i], _TRANSACTIONS, i) for i in range(first, last)
-            ],
-            stretches={_LABELS: Stretch(start, known), _TRANSACTIONS: Stretch(first, last)},
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(LabelledVectors)
         )
-        first = last
-
-
-def _label(transaction: Transaction, label_delay_ms: int) -> Label:
-    return Label(
-        transaction.transaction_id,
-        transaction.event_time_ms,
-        transaction.card_id,
-        transaction.terminal_id,
-        is_fraud=True,
-        reported_at_ms=transaction.event_time_ms + label_delay_ms,
-        source="training",
     )
+
+
+def _labelled(part: Evaluated, segment: str | None) -> LabelledVectors:
+    payments, first = part.payments, part.first
+    assert payments.is_fraud is not None
+    texts = payments.texts[first:]
+    segments = texts[segment] if segment is not None else pl.repeat("", len(texts), eager=True)
+    return LabelledVectors(
+        part.vectors,
+        payments.is_fraud[first:],
+        payments.event_time_ms[first:],
+        payments.amount_base_minor[first:],
+        texts["transaction_id"].to_numpy(),
+        texts["card_id"].to_numpy(),
+        segments.fill_null("").to_numpy(),
+    )
+
+
+def _extra_fields(reading: Reading) -> tuple[str, ...]:
+    segment = reading.segment
+    if segment is None or segment in TEXT_FIELDS:
+        return reading.feature_set.extra_fields
+    return tuple(sorted({*reading.feature_set.extra_fields, segment}))
+
+
+def require_both_kinds(rows: LabelledVectors, what: str) -> None:
+    """Refuse rows among which there is nothing to tell apart.
+
+    Raises
+    ------
+    UsageError
+        There are only frauds, or none at all.
+    """
+    if not rows.is_fraud.any():
+        raise UsageError(f"there is no fraud in {what}: take more or other days")
+    if rows.is_fraud.all():
+        raise UsageError(f"there is no genuine payment in {what}: take more or other days")

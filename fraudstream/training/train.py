@@ -1,13 +1,11 @@
-"""Labelled stream → model bundle. The same stream and settings give the same bytes.
+"""Labelled vectors → model bundle. The same rows and recipe give the same bytes.
 
-    stream ─▶ vectors (as online) ─▶ train │ delay │ validation ─▶ model, fallback ─▶ bundle
+    rows ─┬─ folds ─▶ settings and rounds ─▶ figures, calibration ─┐
+          └─ the last days ─▶ model, fallback, golden vectors ─────┴─▶ bundle
 
-XGBoost's parameters are chosen knowingly. Its 256 histogram bins cannot separate the 0.2 % of
-amounts above 220 from the rest (average precision 0.759 instead of 0.771 with the shipped
-settings), and on the reference data a fitted ``base_score`` costs about as much; so there are
-4,096 bins and a fixed 0.5. One thread: the order of sums, and so the model, does not depend on
-the machine's load. Rounds end early on the validation period's average precision, which makes
-the figures reported on that period a little too good.
+The settings are chosen, and the quality is measured, on prequential folds: models that were made
+alike and judged on later payments. The model itself then learns from the latest days, up to the
+end, with nothing held back.
 
 A tenth of the training rows is shown to the model a second time with their longer windows
 forgotten, because it meets such vectors after a loss of profiles: a model that never saw a
@@ -17,177 +15,321 @@ missing value scores them arbitrarily.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Any, Final
 
 import numpy as np
-import xgboost
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from fraudstream.bundle import BundleDraft
-from fraudstream.currency import minor_units_per_major
+from fraudstream.bundle_writing import BundleDraft
 from fraudstream.errors import UsageError
 from fraudstream.event import format_time
-from fraudstream.feature_files import default_feature_set
 from fraudstream.feature_set import FeatureSet
 from fraudstream.features import Feature
-from fraudstream.manifest import Period, Quality, Training
-from fraudstream.profile import DAY_MS, ProfileDefinition
-from fraudstream.score import Model
+from fraudstream.manifest import CalibrationRecord, FoldQuality, Period, Training
+from fraudstream.score import Model, require_device
+from fraudstream.training.boosting import Choice, Examples, Fitter, FoldExamples, steps_of
+from fraudstream.training.calibrating import fit_calibration
 from fraudstream.training.card import write_card
-from fraudstream.training.dataset import LabelledVectors, Periods, build_vectors, split_periods
-from fraudstream.training.quality import measure
-from fraudstream.training.stream_file import LabelledStream
+from fraudstream.training.dataset import LabelledVectors, concatenate, require_both_kinds
+from fraudstream.training.protocol import Fold, cut_folds, cut_training, judged_rows
+from fraudstream.training.quality import measure, summarise
+from fraudstream.training.recipe import Recipe
 
 _GOLDEN_ROWS: Final = 48
 #: Above all amounts and counts that occur.
 _FAR_OUT: Final = 1e9
 
-Days = Annotated[int, Field(ge=0, le=3650)]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    """A fold, what models made on it give to its test rows, and how good that is."""
+
+    test: LabelledVectors
+    scores: NDArray[np.float32]
+    record: FoldQuality
 
 
-class TrainingSettings(BaseModel):
-    """What a training run needs besides its data; the fields of a file in configs/training."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """What the folds say of a recipe.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    #: Written into the manifest and into every decision.
-    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "1"
-    #: What the data are, and how final their labels, in words for the model card.
-    data: str = "not stated"
-    label_maturity: str = "not stated"
-    #: The profiles' currency.
-    currency: str = "EUR"
-    #: The feature set (docs/features.md); the one that comes with the package if there is none.
-    feature_set: Path | None = None
-    #: Which of its features are the model's columns, in order; all of them if nothing is said. The
-    #: fallback model gets those that need no profile.
-    features: tuple[str, ...] | None = None
-    #: Not learnt from, at the start. 0: profiles still filling up are part of what is learnt.
-    warm_up_days: Days = 0
-    #: How long after a payment its label is known.
-    label_delay_days: Days = 7
-    #: At the end of the stream.
-    validation_days: Annotated[int, Field(ge=1, le=3650)] = 14
-    #: Share of training rows shown again with their longer windows forgotten.
-    forgotten_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
-    rounds_max: Annotated[int, Field(ge=1, le=10_000)] = 600
-    #: Rounds without a better average precision before it ends.
-    patience_rounds: Annotated[int, Field(ge=1)] = 40
-    max_depth: Annotated[int, Field(ge=1, le=12)] = 4
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
-    max_bin: Annotated[int, Field(ge=2, le=65_536)] = 4096
-    base_score: Annotated[float, Field(gt=0, lt=1)] = 0.5
-
-    def parameters(self) -> dict[str, int | float | str]:
-        """Give XGBoost's parameters."""
-        return {
-            "objective": "binary:logistic",
-            "eval_metric": "aucpr",
-            "tree_method": "hist",
-            "max_bin": self.max_bin,
-            "base_score": self.base_score,
-            "max_depth": self.max_depth,
-            "learning_rate": self.learning_rate,
-            "nthread": 1,
-            "seed": self.seed,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """What is learnt from and what is measured on, and the hash of all of the stream."""
-
-    periods: Periods
-    train: LabelledVectors
-    validation: LabelledVectors
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    """A model, its bytes, how many rounds it took, and how good it is."""
-
-    ubj: bytes
-    model: Model
-    rounds: int
-    quality: Quality
-
-
-def train(
-    stream: LabelledStream,
-    name: str,
-    settings: TrainingSettings,
-    feature_set: FeatureSet | None = None,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> BundleDraft:
-    """Train the model and its fallback, for `fraudstream.bundle.write_bundle`.
-
-    Parameters
+    Attributes
     ----------
-    stream
-        Labelled payments in event-time order.
-    name
-        What the model is called in its manifest and in every decision.
-    settings
-        Features, periods and parameters.
-    feature_set
-        What features there are; the one that comes with the package if None.
-    on_progress
-        Told how many payments have got their vectors, batch by batch.
+    folds
+        How good models made on each are.
+    main, spare
+        The settings that were best, of the model and of the fallback model.
+    test, scores
+        All test rows, and what models that did not learn from them give them.
+    golden
+        Shape (n, features): the last fold's test vectors, to choose golden vectors from.
+    """
+
+    folds: tuple[FoldQuality, ...]
+    main: Choice
+    spare: Choice
+    test: LabelledVectors
+    scores: NDArray[np.float32]
+    golden: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The model's features, and which of them the fallback model has.
 
     Raises
     ------
     UsageError
-        The stream is too short for the periods, or a period has no frauds.
-    FeatureSetError
-        The settings name a feature that there is not.
+        None of them can be known without profiles.
     """
-    feature_set = feature_set or default_feature_set()
-    names = settings.features
-    features = feature_set.features if names is None else feature_set.select(names)
-    stateless = [index for index, feature in enumerate(features) if feature.is_stateless]
-    if not stateless:
-        raise UsageError("no feature is left for the fallback model; add `amount`")
-    rows = _prepare(
-        stream, features, feature_set.profile_definition(settings.currency), settings, on_progress
-    )
-    shown = with_forgotten_windows(rows.train, features, settings.forgotten_share, settings.seed)
-    main = _fit(shown, rows.validation, features, settings)
-    spare = _fit(
-        rows.train.columns(stateless),
-        rows.validation.columns(stateless),
-        [features[index] for index in stateless],
-        settings,
-    )
-    about = {
-        "name": name,
-        "version": settings.version,
-        "feature_set": feature_set.document,
-        "feature_set_sha256": feature_set.sha256,
-        "features": [feature.definition() for feature in features],
-        "fallback_features": list(spare.model.columns),
-        "training": _record(rows, settings, main, spare).model_dump(),
-        "label_maturity": settings.label_maturity,
-        "quality": main.quality.model_dump(),
-        "fallback_quality": spare.quality.model_dump(),
-        "calibration": None,
-    }
-    golden = golden_vectors(rows.validation.vectors, main.model, features)
-    return BundleDraft(about, main.ubj, spare.ubj, golden, write_card(about))
+
+    features: tuple[Feature, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stateless:
+            raise UsageError("no feature is left for the fallback model; add `amount`")
+
+    @property
+    def stateless(self) -> list[int]:
+        """The columns that need no profile."""
+        return [index for index, feature in enumerate(self.features) if feature.is_stateless]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def fallback_names(self) -> tuple[str, ...]:
+        """The names of the fallback model's columns."""
+        return tuple(self.names[index] for index in self.stateless)
+
+
+class Trainer:
+    """Makes bundles of labelled vectors by one recipe.
+
+    Parameters
+    ----------
+    recipe
+        Periods, parameters, seeds.
+    feature_set
+        What features there are.
+    on_round
+        Told after every round of every fit; `rounds` says how many there are at most.
+
+    Raises
+    ------
+    UsageError
+        The recipe contradicts itself.
+    FeatureSetError
+        The recipe names a feature that there is not.
+    """
+
+    def __init__(
+        self, recipe: Recipe, feature_set: FeatureSet, on_round: Callable[[], None] = lambda: None
+    ) -> None:
+        names = recipe.features
+        features = feature_set.features if names is None else feature_set.select(names)
+        self.recipe, self.feature_set = recipe, feature_set
+        self.columns = Columns(features)
+        self.candidates = recipe.candidates()
+        for settings in (*self.candidates, recipe.fallback):
+            require_device(settings.device)
+        if odd := sorted(set(recipe.reasons) - set(self.columns.names)):
+            raise UsageError(f"the recipe's `reasons` name {odd[0]!r}, which is no feature of its")
+        self._fitter = Fitter(self.columns.names, recipe.seed, on_round)
+        self._fallback_fitter = Fitter(self.columns.fallback_names, recipe.seed, on_round)
+
+    def telling(self, on_round: Callable[[], None]) -> Trainer:
+        """Give the same trainer, which tells of every round."""
+        return Trainer(self.recipe, self.feature_set, on_round)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds are fitted at most, over all folds and candidates."""
+        searched = sum(settings.rounds_max for settings in self.candidates)
+        longest = max(settings.rounds_max for settings in self.candidates)
+        spare = self.recipe.fallback.rounds_max
+        folds = self.recipe.folds.count
+        return folds * (searched + spare) + (folds + 1) * (longest + spare)
+
+    def train(self, rows: LabelledVectors, name: str) -> BundleDraft:
+        """Train the model and its fallback, for `fraudstream.bundle_writing.write_bundle`.
+
+        Parameters
+        ----------
+        rows
+            Labelled vectors in event-time order, their columns the recipe's features.
+        name
+            What the model is called in its manifest and in every decision.
+
+        Raises
+        ------
+        UsageError
+            The rows cover too few days, or a period has no frauds.
+        """
+        train_ms = cut_training(rows.start_ms, rows.end_ms, self.recipe.fold_plan)
+        learnt = rows.between(*train_ms)
+        require_both_kinds(learnt, "the training period")
+        judged = self.judge(rows)
+        model_ubj, fallback_ubj = self._fit_both(learnt, judged.main, judged.spare)
+        about = self._about(name, judged) | {
+            "training": self._record(_period(train_ms, learnt), learnt, judged).model_dump(),
+        }
+        model = Model(model_ubj, self.columns.names)
+        golden = golden_vectors(judged.golden, model, self.columns.features)
+        return BundleDraft(about, model_ubj, fallback_ubj, golden, write_card(about))
+
+    def judge(self, rows: LabelledVectors) -> Judgement:
+        """Choose settings and measure quality on folds, without making the model itself.
+
+        Raises
+        ------
+        UsageError
+            As for `train`.
+        """
+        plan = self.recipe.fold_plan
+        parts = [
+            (fold, rows.between(*fold.train_ms), judged_rows(rows, fold, plan.label_delay_days))
+            for fold in cut_folds(rows.start_ms, rows.end_ms, plan)
+        ]
+        for _, train_rows, test_rows in parts:
+            require_both_kinds(train_rows, "a fold's training period")
+            require_both_kinds(test_rows, "a fold's test period")
+        main = self._choose([rows_of for _, *rows_of in parts])
+        spare = self._choose_spare([rows_of for _, *rows_of in parts])
+        judged = self._judge(parts, main, spare)
+        return Judgement(
+            tuple(fold.record for fold in judged),
+            main,
+            spare,
+            concatenate([fold.test for fold in judged]),
+            np.concatenate([fold.scores for fold in judged]),
+            judged[-1].test.vectors,
+        )
+
+    def _choose(self, folds: Sequence[Sequence[LabelledVectors]]) -> Choice:
+        examples = [
+            FoldExamples(self._shown(train), Examples(test.vectors, test.is_fraud))
+            for train, test in folds
+        ]
+        return self._fitter.choose(self.candidates, examples)
+
+    def _choose_spare(self, folds: Sequence[Sequence[LabelledVectors]]) -> Choice:
+        """Choose how long the fallback model learns."""
+        columns = self.columns.stateless
+        examples = [
+            FoldExamples(
+                Examples(train.columns(columns), train.is_fraud),
+                Examples(test.columns(columns), test.is_fraud),
+            )
+            for train, test in folds
+        ]
+        return self._fallback_fitter.choose([self.recipe.fallback], examples)
+
+    def _shown(self, rows: LabelledVectors) -> Examples:
+        recipe = self.recipe
+        return with_forgotten_windows(
+            Examples(rows.vectors, rows.is_fraud),
+            self.columns.features,
+            recipe.forgotten_share,
+            recipe.seed,
+        )
+
+    def _fit_both(self, rows: LabelledVectors, main: Choice, spare: Choice) -> tuple[bytes, bytes]:
+        stateless = Examples(rows.columns(self.columns.stateless), rows.is_fraud)
+        return (
+            self._fitter.fit(self._shown(rows), main.settings, main.rounds),
+            self._fallback_fitter.fit(stateless, spare.settings, spare.rounds),
+        )
+
+    def _judge(
+        self,
+        parts: Sequence[tuple[Fold, LabelledVectors, LabelledVectors]],
+        main: Choice,
+        spare: Choice,
+    ) -> list[_Judged]:
+        """Make models as the final one is made, on each fold, and score what came after."""
+
+        def judge(part: tuple[Fold, LabelledVectors, LabelledVectors]) -> _Judged:
+            fold, train, test = part
+            ubj, fallback_ubj = self._fit_both(train, main, spare)
+            scores = Model(ubj, self.columns.names).score(test.vectors)
+            fallback = Model(fallback_ubj, self.columns.fallback_names)
+            record = FoldQuality(
+                train=_period(fold.train_ms, train),
+                test=_period(fold.test_ms, test),
+                quality=measure(scores, test),
+                fallback_quality=measure(
+                    fallback.score(test.columns(self.columns.stateless)), test
+                ),
+            )
+            return _Judged(test, scores, record)
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(judge, parts))
+
+    def _about(self, name: str, judged: Judgement) -> dict[str, Any]:
+        quality, deviation = summarise([fold.quality for fold in judged.folds])
+        fallback, _ = summarise([fold.fallback_quality for fold in judged.folds])
+        calibration = self._calibrate(judged)
+        words = {f.name: {"code": f.reason_code, "text": f.meaning} for f in self.columns.features}
+        own = {name: reason.model_dump() for name, reason in self.recipe.reasons.items()}
+        return {
+            "name": name,
+            "version": self.recipe.version,
+            "feature_set": self.feature_set.document,
+            "feature_set_sha256": self.feature_set.sha256,
+            "features": [feature.definition() for feature in self.columns.features],
+            "fallback_features": list(self.columns.fallback_names),
+            "reasons": words | own,
+            "label_maturity": self.recipe.label_maturity,
+            "quality": quality.model_dump(),
+            "quality_deviation": deviation.model_dump(),
+            "fallback_quality": fallback.model_dump(),
+            "calibration": None if calibration is None else calibration.model_dump(),
+            "variant": None,
+        }
+
+    def _calibrate(self, judged: Judgement) -> CalibrationRecord | None:
+        method = self.recipe.calibration
+        if method == "none":
+            return None
+        return fit_calibration(
+            method,
+            judged.scores,
+            judged.test.is_fraud,
+            f"{len(judged.test)} payments of {len(judged.folds)} folds, scored by models made on "
+            "the days before them",
+        )
+
+    def _record(self, period: Period, learnt: LabelledVectors, judged: Judgement) -> Training:
+        recipe = self.recipe
+        return Training(
+            data=recipe.data,
+            data_sha256=learnt.sha256(),
+            train=period,
+            folds=judged.folds,
+            label_delay_days=recipe.label_delay_days,
+            forgotten_share=recipe.forgotten_share,
+            seed=recipe.seed,
+            parameters=judged.main.settings.parameters(recipe.seed),
+            rounds=judged.main.rounds,
+            fallback_rounds=judged.spare.rounds,
+            candidates=sum(len(steps_of(settings)) for settings in self.candidates),
+        )
 
 
 def with_forgotten_windows(
-    rows: LabelledVectors, features: Sequence[Feature], share: float, seed: int
-) -> LabelledVectors:
+    examples: Examples, features: Sequence[Feature], share: float, seed: int
+) -> Examples:
     """Add copies of some rows that lack every window reaching back further than a random one.
 
     Parameters
     ----------
-    rows
+    examples
         The training rows.
     features
         Their columns.
@@ -199,17 +341,15 @@ def with_forgotten_windows(
     reaches_ms = np.array([f.window.reach_ms if f.window else 0 for f in features])
     choices_ms = np.unique(reaches_ms[reaches_ms > 0])
     rng = np.random.default_rng(seed)
-    copied = np.flatnonzero(rng.random(len(rows)) < share)
+    copied = np.flatnonzero(rng.random(len(examples.vectors)) < share)
     if not len(choices_ms) or not len(copied):
-        return rows
+        return examples
     forgotten_from_ms = rng.choice(choices_ms, len(copied))
-    copies = rows.vectors[copied]
+    copies = examples.vectors[copied]
     copies[reaches_ms[None, :] >= forgotten_from_ms[:, None]] = np.nan
-    return LabelledVectors(
-        np.concatenate((rows.vectors, copies)),
-        np.concatenate((rows.is_fraud, rows.is_fraud[copied])),
-        np.concatenate((rows.event_time_ms, rows.event_time_ms[copied])),
-        np.concatenate((rows.card_id, rows.card_id[copied])),
+    return Examples(
+        np.concatenate((examples.vectors, copies)),
+        np.concatenate((examples.target, examples.target[copied]), dtype=np.float32),
     )
 
 
@@ -235,76 +375,6 @@ def golden_vectors(
     np.fill_diagonal(one_missing, np.nan)
     odd = np.array([[np.nan], [0.0], [-1.0], [_FAR_OUT]], np.float32).repeat(len(features), 1)
     return np.concatenate((chosen, without_profiles, one_missing, odd))
-
-
-def _prepare(
-    stream: LabelledStream,
-    features: Sequence[Feature],
-    definition: ProfileDefinition,
-    settings: TrainingSettings,
-    on_progress: Callable[[int], None],
-) -> _Rows:
-    rows = build_vectors(
-        stream,
-        features,
-        definition,
-        label_delay_ms=settings.label_delay_days * DAY_MS,
-        minor_per_major=minor_units_per_major(settings.currency),
-        on_progress=on_progress,
-    )
-    periods = split_periods(
-        rows.event_time_ms,
-        warm_up_days=settings.warm_up_days,
-        label_delay_days=settings.label_delay_days,
-        validation_days=settings.validation_days,
-    )
-    train_rows = rows.between(*periods.train_ms)
-    if not train_rows.is_fraud.any():
-        raise UsageError("there is no fraud in the training period")
-    return _Rows(periods, train_rows, rows.between(*periods.validation_ms), rows.sha256())
-
-
-def _fit(
-    rows: LabelledVectors,
-    validation: LabelledVectors,
-    features: Sequence[Feature],
-    settings: TrainingSettings,
-) -> _Fitted:
-    names = [feature.name for feature in features]
-    learnt, judged = (
-        xgboost.DMatrix(part.vectors, label=part.is_fraud, feature_names=names, nthread=1)
-        for part in (rows, validation)
-    )
-    booster = xgboost.train(
-        settings.parameters(),
-        learnt,
-        settings.rounds_max,
-        evals=[(judged, "validation")],
-        early_stopping_rounds=settings.patience_rounds,
-        verbose_eval=False,
-    )
-    rounds = booster.best_iteration + 1
-    best = booster[:rounds]
-    # Attributes of the run, such as the best score, would only be dead weight in the file.
-    best.set_attr(**dict.fromkeys(best.attributes()))
-    ubj = bytes(best.save_raw("ubj"))
-    model = Model(ubj, names)
-    return _Fitted(ubj, model, rounds, measure(model.score(validation.vectors), validation))
-
-
-def _record(rows: _Rows, settings: TrainingSettings, main: _Fitted, spare: _Fitted) -> Training:
-    return Training(
-        data=settings.data,
-        data_sha256=rows.sha256,
-        train=_period(rows.periods.train_ms, rows.train),
-        validation=_period(rows.periods.validation_ms, rows.validation),
-        label_delay_days=settings.label_delay_days,
-        forgotten_share=settings.forgotten_share,
-        seed=settings.seed,
-        parameters=settings.parameters(),
-        rounds=main.rounds,
-        fallback_rounds=spare.rounds,
-    )
 
 
 def _period(bounds_ms: tuple[int, int], rows: LabelledVectors) -> Period:

@@ -1,4 +1,6 @@
-"""Every way a bundle can be wrong, each refused with a sentence of its own.
+"""Every way a bundle can be wrong, each refused with a sentence of its own: files and models.
+
+What only a part of all bundles has is in test_bad_parts.py.
 
 A worker that starts with the wrong model decides wrongly and looks healthy. So nothing here may
 load, nothing may end in a traceback, and no damaged file may crash the process.
@@ -6,7 +8,6 @@ load, nothing may end in a traceback, and no damaged file may crash the process.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import platform
@@ -19,36 +20,12 @@ import pytest
 import xgboost
 from typer.testing import CliRunner
 
+from badmodels.spoil import Reseal, flip, golden_scores, refusal
 from fraudstream.bundle import hash_line, load_bundle
-from fraudstream.cli.training import model_app as app
-from fraudstream.errors import BundleError, ExitCode
+from fraudstream.cli import app
+from fraudstream.errors import BundleError
 
-Reseal = Callable[..., None]
 THIS_PLATFORM = {"system": platform.system(), "machine": platform.machine()}
-
-
-def refusal(folder: Path) -> str:
-    """Load the bundle, which must fail, and return the sentence without the bundle's path."""
-    with pytest.raises(BundleError) as caught:
-        load_bundle(folder)
-    sentence = str(caught.value)
-    start = f"model bundle {folder}: "
-    assert sentence.startswith(start)
-    assert "\n" not in sentence
-    assert caught.value.exit_code is ExitCode.BUNDLE
-    return sentence.removeprefix(start)
-
-
-def flip(file: Path, place: int) -> None:
-    content = bytearray(file.read_bytes())
-    content[place] ^= 0x01
-    file.write_bytes(content)
-
-
-def golden_scores(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    golden = json.loads((folder / "golden.json").read_text())
-    change(golden)
-    (folder / "golden.json").write_text(json.dumps(golden))
 
 
 def test_the_copy_itself_is_good(folder: Path, reseal: Reseal) -> None:
@@ -137,9 +114,9 @@ def test_manifest_that_lists_other_files(folder: Path, reseal: Reseal, name: str
 
 def test_newer_layout(folder: Path, reseal: Reseal) -> None:
     """A newer manifest may have fields that this code does not know; its sentence comes first."""
-    reseal(lambda manifest: manifest.update(layout=3, something_new={"a": 1}))
+    reseal(lambda manifest: manifest.update(layout=4, something_new={"a": 1}))
     sentence = refusal(folder)
-    assert "layout is version 3" in sentence
+    assert "layout is version 4, and this fraudstream reads version 3" in sentence
     assert "install a newer fraudstream" in sentence
 
 
@@ -188,12 +165,13 @@ def test_fallback_columns_in_another_order(folder: Path, reseal: Reseal) -> None
 
 
 def test_one_column_less(folder: Path, reseal: Reseal) -> None:
-    reseal(lambda manifest: manifest["features"].pop())
+    reseal(lambda manifest: manifest["reasons"].pop(manifest["features"].pop()["name"]))
     assert refusal(folder).startswith("model.ubj was trained on other features")
 
 
 def test_the_same_column_twice(folder: Path, reseal: Reseal) -> None:
     def change(manifest: dict[str, Any]) -> None:
+        manifest["reasons"].pop(manifest["features"][4]["name"])
         manifest["features"][4] = manifest["features"][3]
 
     reseal(change)
@@ -204,13 +182,15 @@ def test_the_same_column_twice(folder: Path, reseal: Reseal) -> None:
 def test_feature_that_the_code_does_not_know(
     folder: Path, reseal: Reseal, name: str | None
 ) -> None:
+    named = load_bundle(folder).feature_set.name
     reseal(lambda manifest: manifest["features"][0].update(name=name))
-    assert refusal(folder).startswith(f"feature set 'default' has no feature {str(name)!r}; it has")
+    assert refusal(folder).startswith(f"feature set {named!r} has no feature {str(name)!r}; it has")
 
 
-def test_layout_of_an_earlier_release(folder: Path, reseal: Reseal) -> None:
-    reseal(lambda manifest: [manifest.update(layout=1), manifest.pop("feature_set")])
-    assert refusal(folder).startswith("its layout is version 1, of an earlier fraudstream")
+@pytest.mark.parametrize("layout", [1, 2])
+def test_layout_of_an_earlier_release(folder: Path, reseal: Reseal, layout: int) -> None:
+    reseal(lambda manifest: [manifest.update(layout=layout), manifest.pop("feature_set")])
+    assert refusal(folder).startswith(f"its layout is version {layout}, of an earlier fraudstream")
 
 
 def test_feature_set_that_is_changed_or_wrong(folder: Path, reseal: Reseal) -> None:
@@ -364,7 +344,7 @@ def test_the_two_models_exchanged(folder: Path, reseal: Reseal) -> None:
 def test_the_command_says_it_in_one_sentence_and_exit_code_11(folder: Path) -> None:
     flip(folder / "model.ubj", 1000)
     runner = CliRunner()
-    result = runner.invoke(app, ["check", str(folder)])
+    result = runner.invoke(app, ["model", "check", str(folder)])
     assert isinstance(result.exception, BundleError)
     assert result.exception.exit_code == 11
     assert result.output == ""

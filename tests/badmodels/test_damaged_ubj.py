@@ -13,10 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xgboost
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from fraudstream.errors import BundleError
 from fraudstream.score import Model
-from fraudstream.ubj import UbjError, check_model, read_ubj
+from fraudstream.training.optimize.forest import Forest
+from fraudstream.ubj import Ubj, UbjError, check_model, read_ubj, write_ubj
 
 NAMES = ("a", "b")
 
@@ -102,6 +107,88 @@ def _with_children(ubj: bytes, left: list[int], right: list[int]) -> bytes:
 def test_trees_that_lead_nowhere_are_refused(ubj: bytes, left: list[int], right: list[int]) -> None:
     with pytest.raises(UbjError, match="tree 0 is damaged"):
         check_model(_with_children(ubj, left, right))
+
+
+def _with_value(ubj: bytes, name: str, tree: int, node: int, value: float) -> bytes:
+    """Replace one node's number in an array of floats."""
+    content, start = bytearray(ubj), 0
+    for _ in range(tree + 1):
+        start = content.index(name.encode() + b"[$d#L", start) + len(name) + 5 + 8
+    content[start + 4 * node : start + 4 * node + 4] = np.array(value, ">f4").tobytes()
+    return bytes(content)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("split_conditions", 0),  # the root's threshold
+        ("split_conditions", -1),  # a leaf
+        ("base_weights", -1),
+        ("sum_hessian", 1),  # contributions divide by it
+        ("loss_changes", 0),
+    ],
+)
+@pytest.mark.parametrize("tree", [0, 1])
+def test_values_that_are_not_finite_are_refused(
+    ubj: bytes, name: str, node: int, tree: int, value: float
+) -> None:
+    """XGBoost would load them, and score NaN wherever such a leaf is reached."""
+    nodes = len(Forest.read(ubj).trees[tree])
+    damaged = _with_value(ubj, name, tree, node % nodes, value)
+    with pytest.raises(UbjError, match=f"^its tree {tree} has a value that is not finite$"):
+        check_model(damaged)
+
+
+def test_a_finite_value_is_put_where_it_is_meant(ubj: bytes) -> None:
+    """Otherwise the test above would pass for the wrong reason."""
+    leaf = int(Forest.read(ubj).trees[1].leaves[-1])
+    changed = _with_value(ubj, "split_conditions", 1, leaf, 0.25)
+    assert Forest.read(changed).trees[1].value[leaf] == 0.25
+
+
+@pytest.mark.parametrize("text", [b"[0E0]", b"[1E0]", b"[NAN]", b"[-1] ", b"[5 1]"])
+def test_a_base_score_that_is_no_probability_is_refused(ubj: bytes, text: bytes) -> None:
+    place = ubj.index(b"base_scoreSL") + len(b"base_scoreSL")
+    length = int.from_bytes(ubj[place : place + 8], "big")
+    rest = ubj[place + 8 + length :]
+    damaged = ubj[:place] + len(text).to_bytes(8, "big") + text + rest
+    with pytest.raises(UbjError, match="its base score is no"):
+        check_model(damaged)
+
+
+def test_what_xgboost_wrote_is_written_again_byte_for_byte(ubj: bytes) -> None:
+    assert write_ubj(read_ubj(ubj)) == ubj
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 2)
+    | st.floats(width=32, allow_nan=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_what_is_written_is_read_again(value: Ubj) -> None:
+    assert read_ubj(write_ubj(value)) == value
+
+
+@given(hnp.arrays(st.sampled_from(["i1", "u1", "i2", "i4", "i8"]), st.integers(0, 9)))
+def test_arrays_are_written_in_their_own_type(values: NDArray[np.generic]) -> None:
+    again = read_ubj(write_ubj(values))
+    assert isinstance(again, np.ndarray)
+    assert again.dtype == values.dtype.newbyteorder(">")
+    np.testing.assert_array_equal(again, values)
+
+
+@pytest.mark.parametrize("value", [2**63, np.empty(2, np.complex64)])
+def test_what_ubjson_cannot_hold_is_not_written(value: Ubj) -> None:
+    with pytest.raises(ValueError, match=r"64 bits|no arrays"):
+        write_ubj(value)
 
 
 def test_the_sentence_is_made_for_a_files_name_before_it(ubj: bytes) -> None:

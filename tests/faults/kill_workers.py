@@ -36,7 +36,6 @@ if __name__ == "__main__":  # as a program there is no pytest to set up the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from feature_names import DEFAULT_FEATURES
 from harness import (
     BEGIN_MS,
     BUNDLE,
@@ -293,7 +292,7 @@ def _check(deployment: Deployment, report: Report) -> None:
     report.events, report.decisions, report.alerts = len(payments), len(decisions), len(alerts)
     if letters:
         report.problems.append(f"{len(letters)} dead letters")
-    names = [feature.name for feature in DEFAULT_FEATURES]
+    names = [feature.name for feature in load_bundle(BUNDLE).features]
     decided = {row.source: _decided(row, names) for row in decisions}
     report.problems += [
         *_check_counts(report, payments, decisions),

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from feature_names import DEFAULT_FEATURES
-from harness import Deployment, Position, Row, card_features, payment, wait_for
+from harness import BUNDLE, Deployment, Position, Row, card_features, payment, wait_for
 from services import Services
 
+from fraudstream.bundle import load_bundle
 from fraudstream.local.stack import LocalStack
 
 pytestmark = pytest.mark.services
 
-PROFILE_FEATURES = [feature.name for feature in DEFAULT_FEATURES if not feature.is_stateless]
+PROFILE_FEATURES = [f.name for f in load_bundle(BUNDLE).features if not f.is_stateless]
 #: Five times the default: a busy machine must not look like a Valkey that is away.
 DEADLINE_MS = 250
 AWAY_S = 2.0

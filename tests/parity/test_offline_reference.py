@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from fraudstream.cli.training import read_yaml
+from fraudstream.cli.reading import read_yaml
 from fraudstream.feature_files import default_feature_set
 from fraudstream.mapping import EventMapping
 from fraudstream.offline.columns import Payments
@@ -22,7 +22,8 @@ from fraudstream.offline.evaluator import Evaluator, answers
 from fraudstream.offline.labels import LabelsAfter
 from fraudstream.offline.parity import compare
 from fraudstream.offline.sources import PaymentSource
-from fraudstream.offline.writing import Plan, payments_of, write_features
+from fraudstream.offline.stretches import Plan, payments_of
+from fraudstream.offline.writing import write_features
 from fraudstream.profile import DAY_MS
 
 pytestmark = pytest.mark.reference_data

@@ -27,7 +27,7 @@ from fraudstream.adapters.memory import MemoryBackend
 from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
 from fraudstream.alert import Encoder, ModelIdentity, OutputRecord, OutputTopics
 from fraudstream.card_number import tokenize
-from fraudstream.decision import Decision, Flag, Outcome, Policy, identity
+from fraudstream.decision import Decision, Flag, Outcome, Policy, find_reasons, identity
 from fraudstream.decision import Reason as AlertReason
 from fraudstream.errors import InvalidEventError, Reason, StoreUnavailableError
 from fraudstream.event import EVENT_BYTES_MAX, EventRules, Record, Transaction
@@ -44,6 +44,7 @@ from fraudstream.schemas import all_schemas
 from fraudstream.score import Model
 
 NAMES = tuple(feature.name for feature in DEFAULT_FEATURES)
+REASONS = {f.name: (f.reason_code, f.meaning) for f in DEFAULT_FEATURES}
 DEFINITION = DEFAULT_DEFINITION
 INPUTS = InputTopics("in.transactions", "in.labels")
 TOPICS = OutputTopics("out.decisions", "out.alerts", "out.dead-letters")
@@ -365,6 +366,7 @@ def models() -> Models:
         trained(vectors, is_fraud, NAMES),
         trained(vectors[:, :3], is_fraud, [feature.name for feature in FALLBACK_FEATURES]),
         DEFAULT_FEATURES,
+        REASONS,
     )
 
 
@@ -517,6 +519,32 @@ def test_only_alerts_are_explained_and_by_what_pushed_their_score_up(models: Mod
     assert contributions[-1] > 0
     assert found["reasons"][0]["code"] == "AMOUNT"
     assert found["reasons"][0]["value"] == 100.0
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+@pytest.mark.parametrize("is_approximate", [False, True])
+def test_reasons_are_those_of_the_models_own_contributions_in_the_bundles_words(
+    models: Models, *, is_approximate: bool, is_away: bool
+) -> None:
+    words = {name: (f"CODE_{place % 4}", f"word {place}") for place, name in enumerate(NAMES)}
+    chosen = replace(models, reasons=words, is_approximate=is_approximate)
+    run = Run(chosen, Policy(0.0, 0.0, 0.0), is_away=is_away)
+    (found,) = on("out.alerts", run.pay(amount_minor=10_000).outputs)
+    (decided,) = on("out.decisions", Run(models, is_away=is_away).pay(amount_minor=10_000).outputs)
+    model, features = models.model, DEFAULT_FEATURES
+    if is_away:
+        model, features = models.fallback, FALLBACK_FEATURES
+    values = [decided["features"][feature.name] for feature in features]
+    vector = np.array([[np.nan if value is None else value for value in values]], np.float32)
+    contributions = model.contributions(vector, is_approximate=is_approximate)
+    other = model.contributions(vector, is_approximate=not is_approximate)
+    assert is_away or (contributions != other).any()
+    expected = find_reasons(features, words, vector[0], contributions[0])
+    assert [
+        (reason["code"], reason["text"], reason["feature"], np.float32(reason["contribution"]))
+        for reason in found["reasons"]
+    ] == [(reason.code, reason.text, reason.feature, reason.contribution) for reason in expected]
+    assert expected
 
 
 def test_a_batch_read_again_gives_the_same_outputs(models: Models) -> None:

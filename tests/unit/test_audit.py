@@ -70,6 +70,7 @@ def bundle_of(feature_set: FeatureSet) -> Bundle:
         BUNDLE,
         feature_set=feature_set,
         features=feature_set.features,
+        reasons={f.name: (f.reason_code, f.meaning) for f in feature_set.features},
         model=_Indifferent(names),
         fallback=_Indifferent([f.name for f in feature_set.features if f.is_stateless]),
     )

@@ -131,7 +131,7 @@ def test_our_services_use_commands_and_settings_that_exist(
         monkeypatch.setenv(variable, value)
     settings = load_settings()
     assert settings.kafka.bootstrap_servers == "kafka:19092"
-    assert settings.model.bundle == Path("/app/models/default")
+    assert settings.model.bundle == "/app/models/default"
     shown = CliRunner().invoke(app, [*service["command"], "--help"])
     assert shown.exit_code == 0, shown.output
 

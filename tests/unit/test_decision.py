@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from feature_names import DEFAULT_FEATURES, feature_named
@@ -14,6 +16,8 @@ from fraudstream.decision import (
     Flag,
     Outcome,
     Policy,
+    Reason,
+    ReasonMap,
     decide,
     decide_degraded,
     find_reasons,
@@ -133,17 +137,30 @@ def test_an_identity_is_of_the_payment_and_of_nothing_else() -> None:
 # ------------------------------------------------------------------ reasons
 
 
-def reasons_of(contributions: list[float]) -> list[tuple[str, float]]:
+NAMES = [feature.name for feature in DEFAULT_FEATURES]
+#: Each feature a reason of its own.
+SINGLE = {name: (name.upper(), name) for name in NAMES}
+
+
+def grouped(codes: Sequence[str]) -> ReasonMap:
+    """Say which reason each of the first features belongs to."""
+    return {name: (code, f"{name} of {code}") for name, code in zip(NAMES, codes, strict=False)}
+
+
+def found_reasons(contributions: Sequence[float], reasons: ReasonMap = SINGLE) -> list[Reason]:
     vector = np.arange(len(contributions), dtype=np.float32)
     found = find_reasons(
-        DEFAULT_FEATURES[: len(contributions)], vector, np.array(contributions, np.float32)
+        DEFAULT_FEATURES[: len(contributions)], reasons, vector, np.array(contributions, np.float32)
     )
     for reason in found:
-        assert reason.value == vector[[f.name for f in DEFAULT_FEATURES].index(reason.feature)]
-    return [(reason.feature, float(reason.contribution)) for reason in found]
+        assert reason.value == vector[NAMES.index(reason.feature)]
+        assert reasons[reason.feature][0] == reason.code
+        assert reason.contribution.dtype == np.float32
+    return list(found)
 
 
-NAMES = [feature.name for feature in DEFAULT_FEATURES]
+def reasons_of(contributions: list[float]) -> list[tuple[str, float]]:
+    return [(reason.feature, float(reason.contribution)) for reason in found_reasons(contributions)]
 
 
 def test_reasons_are_the_strongest_contributions_first() -> None:
@@ -180,6 +197,68 @@ def test_whatever_the_contributions_reasons_are_few_positive_and_sorted(
     assert all(strength > 0 for strength in strengths)
 
 
+def test_features_of_one_code_are_one_reason_and_their_parts_are_summed() -> None:
+    found = found_reasons([1.0, 0.5, 2.0, -0.25], grouped(["A", "B", "A", "A"]))
+    assert [(r.code, float(r.contribution)) for r in found] == [("A", 2.75), ("B", 0.5)]
+
+
+def test_the_feature_that_is_named_is_the_one_of_its_reason_that_pushed_the_most() -> None:
+    found = found_reasons([1.0, -3.0, 2.5, 0.5], grouped(["A", "A", "A", "B"]))
+    assert [(r.feature, float(r.contribution)) for r in found] == [(NAMES[2], 0.5), (NAMES[3], 0.5)]
+    assert found[0].text.lower().startswith(f"{NAMES[2]} of a")
+    # Even where it is not the first, and where another pulled more strongly the other way.
+    (one,) = found_reasons([-9.0, 4.0, 6.0], grouped(["A", "A", "A"]))
+    assert (one.feature, float(one.contribution)) == (NAMES[2], 1.0)
+
+
+def test_a_code_that_pulled_the_score_down_on_the_whole_is_no_reason() -> None:
+    """Although one of its features pushed harder than any other."""
+    assert found_reasons([5.0, -5.5, 0.25], grouped(["A", "A", "B"]))[0].code == "B"
+    assert len(found_reasons([5.0, -5.5, 0.25], grouped(["A", "A", "B"]))) == 1
+    assert found_reasons([5.0, -5.0, -1.0], grouped(["A", "A", "B"])) == []
+
+
+def test_reasons_are_ranked_by_what_their_features_do_together() -> None:
+    found = found_reasons([3.0, 1.25, 1.25, 1.25], grouped(["ONE", "MANY", "MANY", "MANY"]))
+    assert [(r.code, float(r.contribution)) for r in found] == [("MANY", 3.75), ("ONE", 3.0)]
+
+
+def test_ties_are_decided_by_the_order_of_the_models_columns() -> None:
+    found = found_reasons([1.0, 1.0, 0.5, 0.5], grouped(["B", "A", "C", "C"]))
+    assert [(r.code, r.feature) for r in found] == [
+        ("B", NAMES[0]),
+        ("A", NAMES[1]),
+        ("C", NAMES[2]),
+    ]
+    assert found == found_reasons([1.0, 1.0, 0.5, 0.5], grouped(["B", "A", "C", "C"]))
+
+
+def test_a_reason_is_called_what_the_bundle_calls_it_and_not_what_the_feature_set_does() -> None:
+    features = [feature_named("amount")]
+    reasons = {"amount": ("HIGH_AMOUNT", "what was paid"), "is_night": ("NIGHT", "night")}
+    (reason,) = find_reasons(features, reasons, np.ones(1, np.float32), np.ones(1, np.float32))
+    assert (reason.code, reason.text) == ("HIGH_AMOUNT", "What was paid: 1.00.")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ABCDEF"), st.integers(-40, 40)), min_size=1, max_size=15)
+)
+@settings(deadline=None, derandomize=True, max_examples=300)
+def test_grouped_reasons_are_those_of_a_plain_sum(parts: list[tuple[str, int]]) -> None:
+    """In quarters, which float32 adds up without rounding."""
+    codes = [code for code, _ in parts]
+    sums = {code: sum(n for c, n in parts if c == code) / 4 for code in codes}
+    expected = sorted(
+        ((code, total) for code, total in sums.items() if total > 0),
+        key=lambda item: (-item[1], codes.index(item[0])),
+    )
+    found = found_reasons([number / 4 for _, number in parts], grouped(codes))
+    assert [(r.code, float(r.contribution)) for r in found] == expected[:REASONS_MAX]
+    for reason in found:
+        strongest = max(number for code, number in parts if code == reason.code)
+        assert NAMES.index(reason.feature) == parts.index((reason.code, strongest))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "code", "text"),
     [
@@ -208,7 +287,11 @@ def test_whatever_the_contributions_reasons_are_few_positive_and_sorted(
     ],
 )
 def test_a_reason_is_a_sentence(name: str, value: float, code: str, text: str) -> None:
+    feature = feature_named(name)
     (reason,) = find_reasons(
-        [feature_named(name)], np.array([value], np.float32), np.array([0.5], np.float32)
+        [feature],
+        {name: (feature.reason_code, feature.meaning)},
+        np.array([value], np.float32),
+        np.array([0.5], np.float32),
     )
     assert (reason.code, reason.text) == (code, text)

@@ -31,6 +31,7 @@ def _commands(
         yield from _commands(command, (*path, name))
 
 
+_NAMES = ("operations.md", "features.md", "settings.md")
 ROOT_COMMAND = typer.main.get_command(app)
 COMMANDS = sorted(_commands(ROOT_COMMAND))
 
@@ -80,6 +81,38 @@ def test_readme_names_only_make_targets_that_exist() -> None:
 def test_readme_names_only_tests_that_exist() -> None:
     for name in re.findall(r"`(tests/[a-z_/]+\.py)`", _text("README.md")):
         assert (ROOT / name).exists(), name
+
+
+def _written_commands(text: str) -> Iterator[str]:
+    """Find commands of ours in blocks and spans of code, without what is behind them."""
+    text = text.replace("\\\n", " ")
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.M | re.S)
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    for line in "\n".join([*blocks, *(" ".join(span.split()) for span in spans)]).splitlines():
+        yield from re.findall(r"(?:^|\$ |\$\(|&& |[A-Z]=\S+ )fraudstream ([a-z][^#|;)\"]*)", line)
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+def test_documents_write_only_commands_and_options_that_exist(file: Path) -> None:
+    for written in _written_commands(file.read_text("utf-8")):
+        words = written.split()
+        paths = [path for path in COMMANDS if words[: len(path)] == list(path)]
+        if not paths:
+            assert any(path[: len(words)] == tuple(words) for path in COMMANDS), written
+            continue
+        known = {name for parameter in _command(paths[0]).params for name in parameter.opts}
+        options = {word.partition("=")[0].strip("[],.") for word in words if "--" in word}
+        assert options <= known | {"--help"}, written
+
+
+def test_commands_in_documents_are_found() -> None:
+    """Otherwise the test above would pass for the wrong reason."""
+    text = "Use `fraudstream run\n--slot 1`.\n```\n$ fraudstream train a \\\n  --out b   # c\n```\n"
+    assert [found.split() for found in _written_commands(text)] == [
+        ["train", "a", "--out", "b"],
+        ["run", "--slot", "1"],
+    ]
+    assert sum(len(list(_written_commands(_text(f"docs/{name}")))) for name in _NAMES) > 10
 
 
 def test_every_setting_is_documented() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fraudstream.bundle import load_bundle
 from fraudstream.errors import ExitCode
 from fraudstream.feature_files import default_feature_set
 
@@ -47,16 +48,20 @@ def test_it_lists_every_feature_and_series_with_their_meaning() -> None:
     assert "fraudstream" in ended.stdout.splitlines()[-1]
 
 
-def test_json_says_the_same_of_file_and_bundle() -> None:
+def test_json_says_the_same_of_file_and_bundle(tmp_path: Path) -> None:
+    inside = tmp_path / "inside.yaml"  # every JSON document is YAML too
+    inside.write_text(json.dumps(load_bundle(ROOT / "models/default").feature_set.document))
     shown = [
         json.loads(invoke("list", "--json", *words).stdout)
         for words in (
             [],
             ["--feature-set", "configs/features/default.yaml"],
             ["--bundle", "models/default"],
+            ["--feature-set", inside],
         )
     ]
-    assert shown[0] == shown[1] == shown[2]
+    assert shown[0] == shown[1]
+    assert shown[2] == shown[3]
     by_name = {feature["name"]: feature for feature in shown[0]["features"]}
     assert by_name["terminal_fraud_rate_7d_lag7d"] == {
         "name": "terminal_fraud_rate_7d_lag7d",

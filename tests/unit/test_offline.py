@@ -23,9 +23,10 @@ from fraudstream.offline.contract import Rules, check_payments
 from fraudstream.offline.evaluator import Evaluator, answers
 from fraudstream.offline.labels import LabelsAfter
 from fraudstream.offline.sources import PaymentSource
-from fraudstream.offline.writing import Plan, write_features
+from fraudstream.offline.stretches import Plan
+from fraudstream.offline.writing import write_features
 from fraudstream.profile import MEASURES, ProfileDefinition, Series, Window, transaction_values
-from fraudstream.training.rows import encode_row
+from fraudstream.rows import encode_row
 
 DAY_MS = 86_400_000
 START_MS = 1_532_476_800_000

@@ -56,7 +56,7 @@ class Shop:
     """A pipeline over empty profiles, whose payments are of one card unless said otherwise."""
 
     def __init__(self) -> None:
-        settings = Settings(model=ModelSettings(bundle=BUNDLE))
+        settings = Settings(model=ModelSettings(bundle=str(BUNDLE)))
         definition = load_bundle(BUNDLE).feature_set.profile_definition("EUR")
         self.backend = MemoryBackend(definition)
         self.store = BucketedProfileStore(definition, self.backend)

@@ -11,6 +11,7 @@ import pytest
 import xgboost
 from numpy.typing import NDArray
 
+from fraudstream.calibration import Sigmoid
 from fraudstream.errors import BundleError
 from fraudstream.score import Model
 
@@ -26,14 +27,18 @@ def vectors() -> NDArray[np.float32]:
     return made
 
 
-@pytest.fixture(scope="module")
-def model(vectors: NDArray[np.float32]) -> Model:
+def ubj_of(vectors: NDArray[np.float32]) -> bytes:
     known = np.nan_to_num(vectors)
     is_fraud = known[:, 0] + known[:, 1] * known[:, 2] > 1
     matrix = xgboost.DMatrix(vectors, label=is_fraud, feature_names=list(COLUMNS), nthread=1)
     parameters = {"objective": "binary:logistic", "max_depth": 4, "nthread": 1}
     booster = xgboost.train(parameters, matrix, 20)
-    return Model(bytes(booster.save_raw("ubj")), COLUMNS)
+    return bytes(booster.save_raw("ubj"))
+
+
+@pytest.fixture(scope="module")
+def model(vectors: NDArray[np.float32]) -> Model:
+    return Model(ubj_of(vectors), COLUMNS)
 
 
 def test_scores_are_float32_between_0_and_1(model: Model, vectors: NDArray[np.float32]) -> None:
@@ -60,10 +65,11 @@ def test_the_layout_in_memory_does_not_matter(model: Model, vectors: NDArray[np.
     np.testing.assert_array_equal(model.score(vectors[::-1])[::-1], expected)
 
 
+@pytest.mark.parametrize("is_approximate", [False, True])
 def test_contributions_and_bias_add_up_to_the_margin(
-    model: Model, vectors: NDArray[np.float32]
+    model: Model, vectors: NDArray[np.float32], *, is_approximate: bool
 ) -> None:
-    contributions = model.contributions(vectors)
+    contributions = model.contributions(vectors, is_approximate=is_approximate)
     assert contributions.shape == vectors.shape
     assert contributions.dtype == np.float32
     scores = model.score(vectors).astype(np.float64)
@@ -71,10 +77,35 @@ def test_contributions_and_bias_add_up_to_the_margin(
     np.testing.assert_allclose(contributions.sum(axis=1) + model.bias, margins, atol=1e-4)
 
 
+@pytest.mark.parametrize("is_approximate", [False, True])
+def test_contributions_are_signed(
+    model: Model, vectors: NDArray[np.float32], *, is_approximate: bool
+) -> None:
+    """What pulls the score down is below 0: only what pushes it up can be a reason."""
+    contributions = model.contributions(vectors, is_approximate=is_approximate)
+    assert contributions.min() < -0.5
+    assert contributions.max() > 0.5
+    low, high = np.argsort(model.score(vectors))[[0, -1]]
+    assert contributions[low].sum() < 0 < contributions[high].sum()
+
+
+def test_a_calibration_changes_scores_and_not_contributions(
+    model: Model, vectors: NDArray[np.float32]
+) -> None:
+    calibration = Sigmoid(0.5, -2.0)
+    ubj = ubj_of(vectors)
+    calibrated = Model(ubj, COLUMNS, calibration)
+    np.testing.assert_array_equal(calibrated.score(vectors), calibration(model.score(vectors)))
+    np.testing.assert_array_equal(calibrated.contributions(vectors), model.contributions(vectors))
+    assert calibrated.bias == model.bias
+
+
 def test_no_rows_are_no_scores(model: Model) -> None:
     nothing = np.empty((0, 3), np.float32)
     assert model.score(nothing).shape == (0,)
-    assert model.contributions(nothing).shape == (0, 3)
+    for is_approximate in (False, True):
+        found = model.contributions(nothing, is_approximate=is_approximate)
+        assert found.shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +147,7 @@ def test_scoring_loads_neither_pandas_nor_scikit_learn() -> None:
         "model.score(rows), model.contributions(rows), model.bias\n"
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
         "assert 'xgboost' in loaded\n"
-        "assert not loaded & {'pandas', 'sklearn', 'polars', 'pyarrow'}, loaded\n"
+        "assert not loaded & {'pandas', 'sklearn', 'polars', 'pyarrow', 'onnxruntime'}, loaded\n"
         "import pandas, sklearn.metrics\n"
         "assert pandas.DataFrame({'a': [1]}).a.sum() == 1\n"
     )
@@ -125,10 +156,13 @@ def test_scoring_loads_neither_pandas_nor_scikit_learn() -> None:
 def test_a_worker_and_the_demo_need_none_of_the_extras_that_read_files() -> None:
     program = (
         "import sys\n"
-        "for name in ('polars', 'pyarrow', 'pandas', 'sklearn'):\n"
-        "    sys.modules[name] = None\n"
+        "extras = ['polars', 'pyarrow', 'pandas', 'sklearn', 'altair']\n"
+        "extras += ['onnx', 'onnxruntime', 'onnxmltools', 'skl2onnx', 'treelite', 'fsspec']\n"
+        "sys.modules.update(dict.fromkeys(extras))\n"
         "import fraudstream.app, fraudstream.supervisor, fraudstream.demo.run\n"
         "import fraudstream.audit.watch, fraudstream.cli.run, fraudstream.cli.demo\n"
+        "from fraudstream.bundle import load_bundle\n"
+        f"assert load_bundle({str(MODEL.parent)!r}).name == 'default'\n"
     )
     _run(program)
 

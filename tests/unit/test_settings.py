@@ -85,6 +85,43 @@ def test_a_file_that_sets_nothing_is_fine(file: Path, text: str) -> None:
     assert load_settings(file) == Settings()
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://a/b",
+        "s3://bucket//models/mine/",
+        "memory://mine",
+        "gs://a/b?generation=3#x",
+        "../models/mine",
+        "models/./mine/",
+    ],
+)
+def test_where_a_bundle_lies_goes_through_as_it_is_written(
+    place: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that was taken for a path would lose one of its slashes."""
+    file.write_text(json.dumps({"model": {"bundle": place}}))
+    assert load_settings(file).model.bundle == place
+    monkeypatch.setenv("FRAUDSTREAM_MODEL__BUNDLE", place)
+    assert load_settings().model.bundle == place
+    assert load_settings().shown()["model"]["bundle"] == place
+
+
+def test_the_password_of_a_bundles_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUDSTREAM_MODEL__BUNDLE", f"ftp://user:{CANARY}@host/models/mine")
+    settings = load_settings()
+    assert CANARY in settings.model.bundle
+    assert settings.shown()["model"]["bundle"] == "ftp://user:********@host/models/mine"
+
+
+def test_explanations_are_exact_unless_approximate_ones_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load_settings().model.explanations == "exact"
+    monkeypatch.setenv("FRAUDSTREAM_MODEL__EXPLANATIONS", "approximate")
+    assert load_settings().model.explanations == "approximate"
+
+
 def test_settings_do_not_change() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
@@ -208,6 +245,10 @@ def test_every_setting_can_be_given_by_the_name_that_is_listed_for_it(
         ("events: {max_future_skew_s: -1}", "events.max_future_skew_s"),
         ("events: {card_number: hmac}", "events.hmac_key"),
         (f"events: {{card_number: hmac, hmac_key: {CANARY}}}", "events.hmac_key"),
+        ("model: {explanations: none}", "model.explanations"),
+        ("model: {device: gpu}", "model.device"),
+        ("model: {bundle: ''}", "model.bundle"),
+        ("model: {bundle: null}", "model.bundle"),
         ("profiles: {namespace: 'a:b'}", "profiles.namespace"),
         ("profiles: {namespace: '{x}'}", "profiles.namespace"),
         ("profiles: {buckets: 0}", "profiles.buckets"),

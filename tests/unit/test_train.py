@@ -1,262 +1,207 @@
-"""From a labelled file to a bundle: no label known too soon, nothing left to chance."""
+"""From labelled vectors to a bundle: chosen and measured on folds, nothing left to chance."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
-import yaml
 from feature_names import DEFAULT, DEFAULT_FEATURES, definition_of, feature_named
-from msgspec.structs import replace
+from labelled import read, rows_of
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
-from fraudstream.bundle import load_bundle, write_bundle
-from fraudstream.errors import (
-    FeatureSetError,
-    InvalidEventError,
-    RetentionError,
-    UsageError,
-)
-from fraudstream.event import EventRules, Record, Transaction, format_time, parse_transaction
+from fraudstream.bundle import Bundle, load_bundle
+from fraudstream.bundle_writing import write_bundle
+from fraudstream.cli import app
+from fraudstream.cli.reading import read_yaml
+from fraudstream.errors import FeatureSetError, RetentionError, UsageError
+from fraudstream.feature_files import load_feature_set
 from fraudstream.features import Feature
-from fraudstream.mapping import EventMapping
+from fraudstream.manifest import Quality
 from fraudstream.profile import DAY_MS
-from fraudstream.replay.source import PaymentFile, RowForm
-from fraudstream.replay.span import TimeSpan
-from fraudstream.replay.stream import Finding, Payment
-from fraudstream.replay.stream import LabelledStream as ReplayStream
+from fraudstream.score import Model
 from fraudstream.topics import plan_topics, require_retention
-from fraudstream.training.dataset import LabelledVectors, build_vectors, split_periods
-from fraudstream.training.quality import card_precision, measure
-from fraudstream.training.simulate import SimulationSpec, Transactions, simulate
-from fraudstream.training.stream_file import LabelledStream, read_stream, write_stream
-from fraudstream.training.train import TrainingSettings, train, with_forgotten_windows
+from fraudstream.training.boosting import Examples, Fitter, steps_of
+from fraudstream.training.dataset import LabelledVectors, Reading
+from fraudstream.training.protocol import cut_folds, judged_rows
+from fraudstream.training.quality import measure
+from fraudstream.training.recipe import BoosterSettings, FoldSettings, Recipe
+from fraudstream.training.simulate import SimulationSpec, simulate
+from fraudstream.training.stream_file import write_stream
+from fraudstream.training.train import Trainer, with_forgotten_windows
 
 ROOT = Path(__file__).resolve().parents[2]
-NOON_MS = 1_767_268_800_000  # 2026-01-01T12:00:00Z
-SMALL = TrainingSettings(rounds_max=30, patience_rounds=5, max_bin=64, validation_days=7)
-
-
-def as_stream(world: Transactions) -> LabelledStream:
-    columns = (
-        world.transaction_id,
-        world.event_time_ms,
-        world.card_id,
-        world.terminal_id,
-        world.amount_minor,
-    )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    # One field that the contract does not name: a written stream also says the kind of fraud.
-    transactions = [
-        Transaction(tx, time_ms, card, terminal, amount, "EUR", amount, unknown_fields=1)
-        for tx, time_ms, card, terminal, amount in rows
-    ]
-    return LabelledStream(transactions, world.is_fraud)
-
-
-@pytest.fixture(scope="module")
-def stream() -> LabelledStream:
-    return as_stream(simulate(SimulationSpec(cards=80, terminals=160, days=30, seed=2)))
-
-
-def vectors_of(
-    stream: LabelledStream,
-    features: Sequence[Feature],
-    *,
-    label_delay_ms: int,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> LabelledVectors:
-    return build_vectors(
-        stream,
-        features,
-        definition_of(features),
-        label_delay_ms=label_delay_ms,
-        on_progress=on_progress,
-    )
-
-
-def payment(number: int, day: float, terminal: str = "t1") -> Transaction:
-    time_ms = NOON_MS + int(day * DAY_MS)
-    return Transaction(f"tx{number}", time_ms, f"c{number}", terminal, 1000, "EUR", 1000)
-
-
-def rates(days: list[float], frauds: list[bool], delay_days: int) -> list[float]:
-    built = vectors_of(
-        LabelledStream([payment(i, day) for i, day in enumerate(days)], np.array(frauds)),
-        [feature_named("terminal_fraud_rate_30d_lag7d")],
-        label_delay_ms=delay_days * DAY_MS,
-    )
-    return [float(rate) for rate in built.vectors[:, 0]]
-
-
-def test_a_fraud_is_seen_when_its_label_is_known_and_not_before() -> None:
-    assert rates([0, 6.9, 7, 8], [True, False, False, False], delay_days=7) == [0, 0, 1, 1]
-    # The payment is in the window from day 7 on; what it was is known from day 10 on.
-    days = [0, 7, 8, 9.99, 10]
-    assert rates(days, [True, *[False] * 4], delay_days=10)[:4] == [0, 0, 0, 0]
-    assert rates(days, [True, *[False] * 4], delay_days=10)[4] > 0
-
-
-def test_no_vector_knows_its_own_label() -> None:
-    payments = [payment(i, i / 10) for i in range(20)]
-    if_all, if_none = (
-        vectors_of(
-            LabelledStream(payments, np.full(20, is_fraud)),
-            DEFAULT_FEATURES,
-            label_delay_ms=DAY_MS,
-        ).vectors
-        for is_fraud in (True, False)
-    )
-    np.testing.assert_array_equal(if_all, if_none)
-
-
-@pytest.mark.parametrize(
-    ("days", "frauds", "expected"),
-    [
-        ([0, 1, 2], [True, False, False], [0, 1 / 2, 1 / 3]),
-        # All at one moment: what comes later in the stream knows what came earlier.
-        ([0, 0, 0, 0], [True, False, True, False], [0, 1 / 2, 1 / 3, 2 / 4]),
-        ([0, 0, 1], [False, True, True], [0, 0, 1 / 3]),
-        ([0, *[1] * 600], [False] * 600 + [True], [0.0] * 601),
-        ([0] * 600, [True] * 600, [n / (n + 1) for n in range(600)]),
-    ],
+SHIPPED = ROOT / "models" / "default"
+SHIPPED_RECIPE = ROOT / "configs" / "training" / "reference.yaml"
+SHIPPED_DATA = ROOT / "configs" / "training" / "shipped.txt"
+SMALL = Recipe(
+    data="made up",
+    label_maturity="complete",
+    folds=FoldSettings(count=2, train_days=14, test_days=6),
+    booster=BoosterSettings(rounds_max=30, rounds_step=10, max_bin=64, max_depth=3),
+    fallback=BoosterSettings(rounds_max=10, rounds_step=5, max_bin=64, max_depth=2),
 )
-def test_without_a_delay_a_label_is_known_after_its_payment_only(
-    days: list[float], frauds: list[bool], expected: list[float]
-) -> None:
-    built = vectors_of(
-        LabelledStream([payment(i, day) for i, day in enumerate(days)], np.array(frauds)),
-        [feature_named("terminal_fraud_rate_30d")],
-        label_delay_ms=0,
-    )
-    np.testing.assert_array_equal(built.vectors[:, 0], np.array(expected, np.float32))
-
-
-def test_training_knows_labels_in_the_order_in_which_a_replay_sends_them() -> None:
-    """A few times for many payments: who comes first within a millisecond matters."""
-    rng = np.random.default_rng(5)
-    times_ms = np.sort(rng.integers(NOON_MS, NOON_MS + 40, 300))
-    payments = [replace(payment(i, 0), event_time_ms=int(t)) for i, t in enumerate(times_ms)]
-    is_fraud = rng.random(300) < 0.5
-    for delay_ms in (0, 1, 3):
-        rates = vectors_of(
-            LabelledStream(payments, is_fraud),
-            [feature_named("terminal_fraud_rate_30d")],
-            label_delay_ms=delay_ms,
-        ).vectors[:, 0]
-        told = ReplayStream(
-            [
-                Payment(int(t), b"c", b"", Finding("t1", {}) if fraud else None)
-                for t, fraud in zip(times_ms, is_fraud, strict=True)
-            ],
-            delay_ms,
-        )
-        seen, known, expected = 0, 0, []
-        for event in told:
-            known += event.is_label
-            if not event.is_label:
-                seen += 1
-                expected.append(known / seen)
-        np.testing.assert_array_equal(rates, np.array(expected, np.float32))
-
-
-def oracle_rates(stream: LabelledStream, delay_ms: int) -> NDArray[np.float32]:
-    """terminal_fraud_rate_7d_lag7d by counting, payment by payment."""
-    times_ms = np.array([t.event_time_ms for t in stream.transactions])
-    terminals = np.array([t.terminal_id for t in stream.transactions])
-    found = []
-    for time_ms, terminal in zip(times_ms, terminals, strict=True):
-        age_ms = time_ms - times_ms
-        is_inside = (terminals == terminal) & (age_ms >= 7 * DAY_MS) & (age_ms < 14 * DAY_MS)
-        frauds = (is_inside & stream.is_fraud & (age_ms >= delay_ms)).sum()
-        found.append(frauds / max(is_inside.sum(), 1))
-    return np.array(found, np.float32)
-
-
-@pytest.mark.parametrize("delay_days", [0, 7, 10])
-def test_rates_are_those_of_a_plain_count(delay_days: int) -> None:
-    stream = as_stream(simulate(SimulationSpec(cards=40, terminals=6, days=30, seed=21)))
-    # Half of all payments: the more labels, the more places where a batch must end.
-    stream = LabelledStream(stream.transactions, np.arange(len(stream.transactions)) % 2 == 0)
-    features = [feature_named("terminal_fraud_rate_7d_lag7d")]
-    built = vectors_of(stream, features, label_delay_ms=delay_days * DAY_MS)
-    expected = oracle_rates(stream, delay_days * DAY_MS)
-    np.testing.assert_array_equal(built.vectors[:, 0], expected)
-    assert expected.max() > 0.4
-
-
-def test_every_payment_gets_a_vector_in_its_order(stream: LabelledStream) -> None:
-    told: list[int] = []
-    rows = vectors_of(stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS, on_progress=told.append)
-    assert sum(told) == len(rows) == len(stream.transactions)
-    amounts = [t.amount_minor / 100 for t in stream.transactions]
-    np.testing.assert_array_equal(rows.vectors[:, 0], np.array(amounts, np.float32))
-    assert not np.isnan(rows.vectors).any()
-
-
-def test_periods_are_cut_by_whole_days_with_the_delay_between(stream: LabelledStream) -> None:
-    rows = vectors_of(stream, DEFAULT_FEATURES[:1], label_delay_ms=0)
-    periods = split_periods(
-        rows.event_time_ms, warm_up_days=3, label_delay_days=7, validation_days=5
-    )
-    days = [(ms - SimulationSpec().start_ms) / DAY_MS for ms in periods.train_ms]
-    assert days == [3, 18]
-    learnt, judged = rows.between(*periods.train_ms), rows.between(*periods.validation_ms)
-    assert judged.event_time_ms[0] - learnt.event_time_ms[-1] >= 7 * DAY_MS
-    assert judged.event_time_ms[-1] == rows.event_time_ms[-1]
-
-
-def test_a_stream_too_short_is_refused_with_the_days_it_needs(stream: LabelledStream) -> None:
-    with pytest.raises(UsageError, match="covers 30 days and at least 38 are needed"):
-        train(stream, "x", TrainingSettings(validation_days=30))
 
 
 @pytest.fixture(scope="module")
-def trained(stream: LabelledStream, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> LabelledVectors:
+    world = simulate(SimulationSpec(cards=80, terminals=160, days=35, seed=2))
+    return rows_of(world, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def trained(rows: LabelledVectors, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "small"
-    write_bundle(folder, train(stream, "small", SMALL))
+    write_bundle(folder, Trainer(SMALL, DEFAULT).train(rows, "small"))
     return folder
 
 
-def test_the_same_stream_and_settings_give_the_same_bundle(
-    stream: LabelledStream, trained: Path, tmp_path: Path
+def small(**changes: object) -> Recipe:
+    return Recipe.model_validate(SMALL.model_dump() | changes)
+
+
+def test_a_stream_too_short_is_refused_with_the_days_it_needs(rows: LabelledVectors) -> None:
+    longer = small(folds={"count": 4, "test_days": 7})
+    with pytest.raises(UsageError, match="covers 35 days and at least 36 are needed"):
+        Trainer(longer, DEFAULT).train(rows, "x")
+
+
+# ------------------------------------------------------------------ the same again
+
+
+def test_the_same_rows_and_recipe_give_the_same_bundle(
+    rows: LabelledVectors, trained: Path, tmp_path: Path
 ) -> None:
-    again = write_bundle(tmp_path / "elsewhere", train(stream, "small", SMALL))
+    again = write_bundle(tmp_path / "elsewhere", Trainer(SMALL, DEFAULT).train(rows, "small"))
     assert again.sha256 == load_bundle(trained).sha256
 
 
 def test_another_seed_or_depth_gives_another_bundle(
-    stream: LabelledStream, trained: Path, tmp_path: Path
+    rows: LabelledVectors, trained: Path, tmp_path: Path
 ) -> None:
-    for change in ({"seed": 2}, {"max_depth": 2}):
-        other = write_bundle(
-            tmp_path / "other", train(stream, "small", SMALL.model_copy(update=change))
-        )
+    deeper = SMALL.booster.model_dump() | {"max_depth": 2}
+    for recipe in (small(seed=2), small(booster=deeper)):
+        other = write_bundle(tmp_path / "other", Trainer(recipe, DEFAULT).train(rows, "small"))
         assert other.sha256 != load_bundle(trained).sha256
 
 
-def test_the_bundle_says_what_it_was_made_from(trained: Path) -> None:
+def test_a_payment_more_or_another_truth_gives_another_bundle(
+    rows: LabelledVectors, trained: Path, tmp_path: Path
+) -> None:
+    flipped = rows.is_fraud.copy()
+    flipped[-1] = ~flipped[-1]
+    for other in (rows.take(slice(0, len(rows) - 1)), replace(rows, is_fraud=flipped)):
+        made = write_bundle(tmp_path / "other", Trainer(SMALL, DEFAULT).train(other, "small"))
+        assert made.sha256 != load_bundle(trained).sha256
+
+
+# ------------------------------------------------------------------ what the bundle says
+
+
+def test_the_bundle_says_what_it_was_made_from(rows: LabelledVectors, trained: Path) -> None:
     manifest = load_bundle(trained).manifest
     training = manifest.training
+    # Up to the end of the data: nothing is held back from the model itself.
     assert (training.train.start, training.train.end) == (
-        "2026-01-01T00:00:00.000Z",
-        "2026-01-17T00:00:00.000Z",
+        "2026-01-22T00:00:00.000Z",
+        "2026-02-05T00:00:00.000Z",
     )
-    assert training.validation.start == "2026-01-24T00:00:00.000Z"
-    assert training.train.transactions > 1_000
+    learnt = rows.between(rows.end_ms - 14 * DAY_MS, rows.end_ms)
+    assert training.train.transactions == len(learnt) > 1_000
+    assert training.train.frauds == learnt.is_fraud.sum()
+    assert training.data_sha256 == learnt.sha256()
+    assert [(fold.train.start[:10], fold.train.end[:10]) for fold in training.folds] == [
+        ("2026-01-03", "2026-01-17"),
+        ("2026-01-09", "2026-01-23"),
+    ]
+    assert [(fold.test.start[:10], fold.test.end[:10]) for fold in training.folds] == [
+        ("2026-01-24", "2026-01-30"),
+        ("2026-01-30", "2026-02-05"),
+    ]
+    assert (training.data, manifest.label_maturity) == ("made up", "complete")
+    assert training.parameters == SMALL.booster.parameters(SMALL.seed)
     assert training.parameters["nthread"] == 1
+    assert training.rounds in (10, 20, 30)
+    assert training.fallback_rounds in (5, 10)
+    assert training.candidates == 3
     assert manifest.calibration is None
+    assert manifest.variant is None
     card = (trained / "MODEL_CARD.md").read_text()
     assert f"{manifest.quality.average_precision:.3f}" in card
+    assert f"{training.folds[0].quality.average_precision:.3f}" in card
+    assert "The best of 3 settings and lengths" in card
     assert "says that the parts work together and nothing about real" in card
+
+
+def by_hand(
+    rows: LabelledVectors,
+    bundle: Bundle,
+    columns: list[int],
+    settings: BoosterSettings,
+    rounds: int,
+) -> list[Quality]:
+    """Make models as the final one is made, on each fold, and measure what comes after."""
+    names = tuple(bundle.features[column].name for column in columns)
+    found = []
+    for fold in cut_folds(rows.start_ms, rows.end_ms, SMALL.fold_plan):
+        learnt = rows.between(*fold.train_ms)
+        shown = Examples(learnt.columns(columns), learnt.is_fraud)
+        if len(columns) == len(bundle.features):
+            shown = with_forgotten_windows(
+                shown, bundle.features, SMALL.forgotten_share, SMALL.seed
+            )
+        model = Model(Fitter(names, SMALL.seed).fit(shown, settings, rounds), names)
+        test = judged_rows(rows, fold, 7)
+        found.append(measure(model.score(test.columns(columns)), test))
+    return found
+
+
+def test_quality_is_that_of_models_made_alike_on_each_fold(
+    rows: LabelledVectors, trained: Path
+) -> None:
+    bundle = load_bundle(trained)
+    manifest, training = bundle.manifest, bundle.manifest.training
+    main = by_hand(rows, bundle, list(range(15)), SMALL.booster, training.rounds)
+    spare = by_hand(rows, bundle, [0, 1, 2], SMALL.fallback, training.fallback_rounds)
+    assert [fold.quality for fold in training.folds] == main
+    assert [fold.fallback_quality for fold in training.folds] == spare
+    for name in Quality.model_fields:
+        values = [getattr(quality, name) for quality in main]
+        assert getattr(manifest.quality, name) == pytest.approx(np.mean(values), abs=6e-5)
+        deviation = getattr(manifest.quality_deviation, name)
+        assert deviation == pytest.approx(np.std(values, ddof=1), abs=6e-5)
+        mean = np.mean([getattr(quality, name) for quality in spare])
+        assert getattr(manifest.fallback_quality, name) == pytest.approx(mean, abs=6e-5)
+    assert manifest.quality.average_precision > manifest.fallback_quality.average_precision
+
+
+def test_the_number_of_rounds_is_the_one_that_is_best_on_the_folds(
+    rows: LabelledVectors, trained: Path
+) -> None:
+    bundle = load_bundle(trained)
+    steps = steps_of(SMALL.booster)
+    means = {}
+    for rounds in steps:
+        found = by_hand(rows, bundle, list(range(15)), SMALL.booster, rounds)
+        means[rounds] = np.mean([quality.average_precision for quality in found])
+    assert len(set(means.values())) == len(steps)
+    assert max(means, key=lambda rounds: float(means[rounds])) == bundle.manifest.training.rounds
+
+
+def test_the_model_itself_learns_from_the_last_days(rows: LabelledVectors, trained: Path) -> None:
+    bundle = load_bundle(trained)
+    learnt = rows.between(rows.end_ms - 14 * DAY_MS, rows.end_ms)
+    shown = with_forgotten_windows(
+        Examples(learnt.vectors, learnt.is_fraud), DEFAULT_FEATURES, 0.1, SMALL.seed
+    )
+    names = bundle.model.columns
+    ubj = Fitter(names, SMALL.seed).fit(shown, SMALL.booster, bundle.manifest.training.rounds)
+    assert (trained / "model.ubj").read_bytes() == ubj
 
 
 def test_golden_vectors_hold_known_and_missing_values(trained: Path) -> None:
@@ -268,17 +213,21 @@ def test_golden_vectors_hold_known_and_missing_values(trained: Path) -> None:
     assert np.isnan(vectors).any(axis=0).all()
 
 
-def test_features_and_periods_come_from_the_settings(stream: LabelledStream) -> None:
-    settings = SMALL.model_copy(
-        update={"features": ("card_tx_count_7d", "amount"), "version": "2-rc1"}
-    )
-    draft = train(stream, "mine", settings)
-    assert [definition["name"] for definition in draft.about["features"]] == [
-        "card_tx_count_7d",
-        "amount",
-    ]
+def test_features_and_words_come_from_the_recipe(rows: LabelledVectors) -> None:
+    features = ("card_tx_count_7d", "amount")
+    own = {"amount": {"code": "HIGH_AMOUNT", "text": "what was paid"}}
+    recipe = small(features=features, version="2-rc1", reasons=own)
+    columns = [[f.name for f in DEFAULT_FEATURES].index(name) for name in features]
+    draft = Trainer(recipe, DEFAULT).train(replace(rows, vectors=rows.columns(columns)), "mine")
+    assert [definition["name"] for definition in draft.about["features"]] == list(features)
     assert draft.about["fallback_features"] == ["amount"]
     assert draft.about["version"] == "2-rc1"
+    assert draft.about["name"] == "mine"
+    assert draft.about["reasons"]["amount"] == own["amount"]
+    assert draft.about["reasons"]["card_tx_count_7d"]["code"] == "CARD_VELOCITY"
+
+
+# ------------------------------------------------------------------ what is refused
 
 
 @pytest.mark.parametrize(
@@ -286,20 +235,44 @@ def test_features_and_periods_come_from_the_settings(stream: LabelledStream) -> 
     [
         (("amount", "card_colour"), FeatureSetError, "has no feature 'card_colour'"),
         (("card_tx_count_1d",), UsageError, "add `amount`"),
+        ((), UsageError, "add `amount`"),
     ],
 )
-def test_settings_that_make_no_model_are_refused(
-    stream: LabelledStream, features: tuple[str, ...], error: type[Exception], words: str
+def test_recipes_that_make_no_model_are_refused_before_the_work(
+    features: tuple[str, ...], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        train(stream, "x", SMALL.model_copy(update={"features": features}))
+        Trainer(small(features=features), DEFAULT)
+
+
+@pytest.mark.parametrize(("truth", "words"), [(False, "no fraud"), (True, "no genuine payment")])
+def test_nothing_to_learn_from_is_refused(
+    rows: LabelledVectors, *, truth: bool, words: str
+) -> None:
+    alike = replace(rows, is_fraud=np.full(len(rows), truth))
+    with pytest.raises(UsageError, match=f"there is {words} in the training period"):
+        Trainer(SMALL, DEFAULT).train(alike, "x")
+
+
+@pytest.mark.parametrize(
+    ("from_day", "until_day", "words"),
+    [(0, 16, "a fold's training period"), (29, 35, "a fold's test period")],
+)
+def test_a_fold_that_says_nothing_is_refused(
+    rows: LabelledVectors, from_day: int, until_day: int, words: str
+) -> None:
+    day = (rows.event_time_ms - rows.start_ms) // DAY_MS
+    is_fraud = rows.is_fraud & ~((day >= from_day) & (day < until_day))
+    with pytest.raises(UsageError, match=f"there is no fraud in {words}: take more or other days"):
+        Trainer(SMALL, DEFAULT).train(replace(rows, is_fraud=is_fraud), "x")
 
 
 def test_a_model_without_profiles_is_trained_checked_and_needs_no_past(
-    stream: LabelledStream, tmp_path: Path
+    rows: LabelledVectors, tmp_path: Path
 ) -> None:
-    settings = SMALL.model_copy(update={"features": ("amount", "is_night")})
-    write_bundle(tmp_path / "simple", train(stream, "simple", settings))
+    recipe = small(features=("amount", "is_night"))
+    stateless = replace(rows, vectors=rows.columns([0, 2]))
+    write_bundle(tmp_path / "simple", Trainer(recipe, DEFAULT).train(stateless, "simple"))
     bundle = load_bundle(tmp_path / "simple")
     # Payments are remembered all the same, so that one that comes twice is noticed.
     assert bundle.feature_set == DEFAULT
@@ -315,28 +288,31 @@ def test_a_feature_set_that_looks_back_on_nothing_needs_a_log_for_the_days_of_a_
         require_retention({"t": DAY_MS}, horizon_ms)
 
 
-def test_nothing_to_learn_from_is_refused(stream: LabelledStream) -> None:
-    genuine = LabelledStream(stream.transactions, np.zeros(len(stream.is_fraud), dtype=np.bool_))
-    with pytest.raises(UsageError, match="no fraud in the training period"):
-        train(genuine, "x", SMALL)
+def test_every_round_is_told_and_there_are_no_more_than_were_said(rows: LabelledVectors) -> None:
+    told: list[None] = []
+    trainer = Trainer(SMALL, DEFAULT, lambda: told.append(None))
+    draft = trainer.train(rows, "x")
+    chosen = draft.about["training"]
+    # Two folds are searched, two more models are made on them, and then the model itself.
+    made = 2 * (30 + 10) + 3 * (chosen["rounds"] + chosen["fallback_rounds"])
+    assert len(told) == made <= trainer.rounds == 2 * (30 + 10) + 3 * (30 + 10)
 
 
-def labelled(vectors: NDArray[np.float32], features: int) -> LabelledVectors:
-    rows = len(vectors)
-    return LabelledVectors(
-        vectors.reshape(rows, features),
-        np.arange(rows) % 2 == 0,
-        np.arange(rows, dtype=np.int64),
-        np.array([f"c{i}" for i in range(rows)]),
-    )
+# ------------------------------------------------------------------ forgotten windows
+
+
+def ones(rows: int, features: int) -> Examples:
+    return Examples(np.ones((rows, features), np.float32), np.arange(rows) % 2 == 0)
 
 
 def test_what_is_forgotten_is_always_the_longer_windows() -> None:
-    rows = labelled(np.ones((2_000, 15), np.float32), 15)
-    more = with_forgotten_windows(rows, DEFAULT_FEATURES, share=0.5, seed=1)
-    np.testing.assert_array_equal(more.vectors[:2_000], rows.vectors)
+    shown = ones(2_000, 15)
+    more = with_forgotten_windows(shown, DEFAULT_FEATURES, share=0.5, seed=1)
+    np.testing.assert_array_equal(more.vectors[:2_000], shown.vectors)
+    np.testing.assert_array_equal(more.target[:2_000], shown.target)
     copies = more.vectors[2_000:]
     assert 900 < len(copies) < 1_100
+    assert 0.4 < more.target[2_000:].mean() < 0.6
     reaches = [f.window.reach_ms if f.window else 0 for f in DEFAULT_FEATURES]
     by_reach = np.isnan(copies)[:, np.argsort(reaches, kind="stable")]
     assert (np.diff(by_reach.astype(np.int8), axis=1) >= 0).all()
@@ -346,286 +322,153 @@ def test_what_is_forgotten_is_always_the_longer_windows() -> None:
 
 
 def test_nothing_is_forgotten_at_share_0_or_without_windows() -> None:
-    rows = labelled(np.ones((50, 1), np.float32), 1)
+    shown = ones(50, 1)
     features: list[Feature] = [feature_named("amount")]
-    assert len(with_forgotten_windows(rows, DEFAULT_FEATURES[:1], share=1, seed=1)) == 50
-    assert len(with_forgotten_windows(rows, features, share=0, seed=1)) == 50
+    assert with_forgotten_windows(shown, DEFAULT_FEATURES[:1], share=1, seed=1) is shown
+    assert with_forgotten_windows(shown, features, share=0, seed=1) is shown
 
 
-def test_card_precision_by_hand() -> None:
-    """Two cards a day are looked at. b and c are found on the first day and leave."""
-    rows = LabelledVectors(
-        np.zeros((7, 1), np.float32),
-        np.array([False, True, True, False, True, True, False]),
-        np.array([0, 1, 2, 3, 0, 1, 2], np.int64) + DAY_MS * np.array([0, 0, 0, 0, 1, 1, 1]),
-        np.array(["a", "b", "c", "b", "b", "d", "a"]),
-    )
-    scores = np.array([0.1, 0.2, 0.9, 0.8, 0.9, 0.5, 0.1], np.float32)
-    assert card_precision(scores, rows, cards_per_day=2) == (2 / 2 + 1 / 2) / 2
+def test_a_copy_keeps_the_truth_of_its_row() -> None:
+    """Each row's own number is in the column that is never forgotten."""
+    numbers = np.repeat(np.arange(400, dtype=np.float32)[:, None], 15, axis=1)
+    shown = Examples(numbers, np.arange(400) % 3 == 0)
+    more = with_forgotten_windows(shown, DEFAULT_FEATURES, share=0.3, seed=5)
+    np.testing.assert_array_equal(more.target, more.vectors[:, 0] % 3 == 0)
 
 
-def test_a_ranking_without_a_mistake_is_the_best_possible() -> None:
-    rows = labelled(np.zeros((40, 1), np.float32), 1)
-    quality = measure(rows.is_fraud.astype(np.float32), rows)
-    assert quality.auc == quality.average_precision == 1
-    assert quality.card_precision_100 == quality.card_precision_100_best == 0.2
+# ------------------------------------------------------------------ the shipped model
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_a_written_stream_is_read_back(tmp_path: Path, suffix: str) -> None:
-    world = simulate(SimulationSpec(cards=10, terminals=20, days=4, seed=6))
-    file = tmp_path / f"stream{suffix}"
-    write_stream(world, file)
-    read = read_stream(file, EventRules())
-    assert read.transactions == as_stream(world).transactions
-    np.testing.assert_array_equal(read.is_fraud, world.is_fraud)
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    return load_bundle(SHIPPED)
 
 
-def test_rows_out_of_order_are_put_in_order(tmp_path: Path) -> None:
-    world = simulate(SimulationSpec(cards=10, terminals=20, days=4, seed=6))
-    write_stream(world, tmp_path / "a.parquet")
-    pl.read_parquet(tmp_path / "a.parquet").reverse().write_parquet(tmp_path / "b.parquet")
-    read = read_stream(tmp_path / "b.parquet", EventRules())
-    assert read.transactions == as_stream(world).transactions
+@pytest.fixture(scope="module")
+def unseen(
+    shipped: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], LabelledVectors]:
+    """Small worlds that the shipped model has never seen: 30 days from empty profiles."""
+    folder = tmp_path_factory.mktemp("unseen")
+    names = tuple(feature.name for feature in shipped.features)
+    delay_ms = shipped.manifest.training.label_delay_days * DAY_MS
+
+    def make(seed: int) -> LabelledVectors:
+        world = simulate(SimulationSpec(cards=300, terminals=600, days=30, seed=seed))
+        file = folder / f"{seed}.parquet"
+        write_stream(world, file)
+        return read(file, delay_ms=delay_ms, reading=Reading(shipped.feature_set, names))
+
+    return make
 
 
-def test_foreign_columns_need_a_mapping(tmp_path: Path) -> None:
-    file = tmp_path / "foreign.csv"
-    file.write_text(
-        "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD\n"
-        "7,2018-07-25 10:11:12,17,3,57.16,1\n"
-    )
-    with pytest.raises(UsageError, match=r"lacks .* card_id, .* is_fraud .*--mapping FILE"):
-        read_stream(file, EventRules())
-    mapping = yaml.safe_load((ROOT / "configs" / "mappings" / "handbook.yaml").read_text())
-    read = read_stream(file, EventRules(), EventMapping.model_validate(mapping))
-    (transaction,) = read.transactions
-    assert (transaction.card_id, transaction.amount_minor) == ("17", 5716)
-    assert transaction.event_time_ms == 1_532_513_472_000
-    assert read.is_fraud.tolist() == [True]
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "words"),
-    [
-        ("card_id", "4111111111111111", "row 2: card_id: card_number"),
-        ("amount_minor", -5, "row 2: amount_minor: out_of_range"),
-        ("event_time", "yesterday", "row 2: event_time: "),
-        ("is_fraud", None, "row 2: is_fraud must be true or false"),
-    ],
-)
-def test_a_bad_row_is_named_by_number_and_never_by_value(
-    tmp_path: Path, column: str, value: object, words: str
+def test_the_shipped_model_is_good_on_a_small_world_it_has_never_seen(
+    shipped: Bundle, unseen: Callable[[int], LabelledVectors]
 ) -> None:
-    rows: list[dict[str, object]] = [
-        {
-            "transaction_id": f"tx{number}",
-            "event_time": "2026-01-01T12:00:00Z",
-            "card_id": "c1",
-            "terminal_id": "t1",
-            "amount_minor": 100,
-            "currency": "EUR",
-            "is_fraud": False,
-        }
-        for number in range(3)
-    ]
-    rows[1][column] = value
-    file = tmp_path / "bad.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UsageError, match=words) as caught:
-        read_stream(file, EventRules())
-    assert str(value) not in str(caught.value)
-
-
-def foreign_rows(**columns: list[object]) -> pl.DataFrame:
-    count = len(next(iter(columns.values())))
-    return pl.DataFrame(
-        {
-            "transaction_id": [f"tx{number}" for number in range(count)],
-            "event_time": [format_time(NOON_MS + number) for number in range(count)],
-            "card_id": "c1",
-            "terminal_id": "t1",
-            "amount_minor": 100,
-            "currency": "EUR",
-            "is_fraud": False,
-        }
-    ).with_columns(**{name: pl.Series(values) for name, values in columns.items()})
-
-
-def of(**fields: dict[str, str]) -> EventMapping:
-    return EventMapping.model_validate({"fields": fields})
-
-
-@pytest.mark.parametrize(
-    ("suffix", "frame", "mapping"),
-    [
-        (".parquet", foreign_rows(fee=[Decimal("1.50"), None]), None),
-        (".parquet", foreign_rows(fees=[[Decimal("1.50")], []], blob=[b"x", None]), None),
-        (
-            ".csv",
-            foreign_rows(CARD=["0017", "0018"]),
-            of(card_id={"from": "CARD", "prefix": "c"}),
-        ),
-        (
-            ".csv",
-            foreign_rows(PAID=[*["7"] * 200, "5.5"]),
-            of(amount_minor={"from": "PAID", "unit": "major"}),
-        ),
-        (".csv", foreign_rows(is_fraud=["1", "0"]), None),
-        (".csv", foreign_rows(is_fraud=["True", "false"]), None),
-        (".csv", foreign_rows(note=["x", None], amount_base_minor=["", "3"]), None),
-        (".ndjson", foreign_rows(is_fraud=[True, False]), None),
-        (".csv", foreign_rows(amount_minor=["12", "a lot"]), None),
-        (".csv", foreign_rows(amount_minor=["1" + "0" * 30, "a lot"]), None),
-        (
-            ".csv",
-            foreign_rows(PAID=["1e40", "1"]),
-            of(amount_minor={"from": "PAID", "unit": "major"}),
-        ),
-        (".csv", foreign_rows(event_time=["1e40", "1"]), of(event_time={"from": "event_time"})),
-        (
-            ".csv",
-            foreign_rows(event_time=["1e40", "1767268800"], is_fraud=["1", "1"]),
-            of(event_time={"from": "event_time", "unit": "s"}),
-        ),
-    ],
-)
-def test_training_reads_a_file_as_a_replay_does(
-    tmp_path: Path, suffix: str, frame: pl.DataFrame, mapping: EventMapping | None
-) -> None:
-    """Accepted by both, as the same payments; or refused, by the row that a worker would refuse."""
-    file = tmp_path / f"stream{suffix}"
-    if suffix == ".parquet":
-        frame.write_parquet(file)
-    elif suffix == ".csv":
-        frame.write_csv(file)
-    else:
-        frame.write_ndjson(file)
-    source = PaymentFile(file, RowForm(mapping), TimeSpan(), labels_after_ms=0)
-    replayed: list[Transaction] = []
-    refused: set[str] = set()
-    for event in ReplayStream(source, None):
-        try:
-            record = Record("t", 0, 0, 2**53, event.key, event.value)
-            replayed.append(parse_transaction(record, EventRules()))
-        except InvalidEventError as error:
-            refused.add(error.field)
-    if refused:
-        with pytest.raises(UsageError, match=r"row \d+: ") as caught:
-            read_stream(file, EventRules(), mapping)
-        assert any(f" {field}: " in str(caught.value) for field in refused)
-        return
-    frauds = [paid.finding is not None for paid in source]
-    read = read_stream(file, EventRules(), mapping)
-    # What tells of fraud stays behind in a replay, and is a field too many in training.
-    assert [replace(t, unknown_fields=0) for t in read.transactions] == [
-        replace(t, unknown_fields=0) for t in replayed
-    ]
-    assert read.is_fraud.tolist() == frauds
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("{broken", "row 2: record: invalid_json"),
-        ("[1]", "row 2: record: not_an_object"),
-        ('{"is_fraud": true}', "row 2: "),
-    ],
-)
-def test_a_line_that_is_no_payment_is_named_by_number(
-    tmp_path: Path, content: str, words: str
-) -> None:
-    file = tmp_path / "stream.jsonl"
-    foreign_rows(card_id=["c1"]).write_ndjson(file)
-    file.write_text(file.read_text() + content)
-    with pytest.raises(UsageError, match=words):
-        read_stream(file, EventRules())
-
-
-def test_times_without_a_zone_are_refused_with_the_mapping_that_gives_one(tmp_path: Path) -> None:
-    file = tmp_path / "naive.parquet"
-    foreign_rows(event_time=[datetime(2026, 1, 1)]).write_parquet(file)  # noqa: DTZ001
-    with pytest.raises(UsageError, match="zone: UTC"):
-        read_stream(file, EventRules())
-
-
-def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "empty.parquet"
-    foreign_rows(card_id=["c1"]).clear().write_parquet(file)
-    with pytest.raises(UsageError, match="holds no transactions"):
-        read_stream(file, EventRules())
-
-
-@pytest.mark.parametrize("name", ["missing.parquet", "missing.csv", "stream.xlsx"])
-def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"no such file|must end in"):
-        read_stream(tmp_path / name, EventRules())
-
-
-def test_the_shipped_model_is_good_on_a_small_world_it_has_never_seen() -> None:
-    """A new deployment: 30 days from empty profiles. Half of the frauds need labels to be seen."""
-    stream = as_stream(simulate(SimulationSpec(cards=300, terminals=600, days=30, seed=900)))
-    rows = vectors_of(stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS)
-    bundle = load_bundle(ROOT / "models" / "default")
-    scores = bundle.model.score(rows.vectors)
+    """A new deployment. Half of the frauds need labels to be seen."""
+    rows = unseen(900)
+    scores = shipped.model.score(rows.vectors)
     assert average_precision_score(rows.is_fraud, scores) > 0.45
     second_half = rows.event_time_ms >= rows.event_time_ms[0] + 15 * DAY_MS
     assert average_precision_score(rows.is_fraud[second_half], scores[second_half]) > 0.55
     assert rows.is_fraud[scores >= 0.8].mean() > 0.85
 
 
-def test_the_shipped_model_does_not_flood_when_windows_are_missing() -> None:
+def test_the_shipped_model_does_not_flood_when_windows_are_missing(
+    shipped: Bundle, unseen: Callable[[int], LabelledVectors]
+) -> None:
     """Vectors with missing windows: still few alerts, not one in eight payments."""
-    stream = as_stream(simulate(SimulationSpec(cards=300, terminals=600, days=30, seed=901)))
-    rows = vectors_of(stream, DEFAULT_FEATURES, label_delay_ms=7 * DAY_MS)
-    bundle = load_bundle(ROOT / "models" / "default")
+    rows = unseen(901)
     for days_known in (0, 1, 7, 14, 30):
-        forgotten = rows.vectors.copy()
-        for column, feature in enumerate(DEFAULT_FEATURES):
+        forgotten: NDArray[np.float32] = rows.vectors.copy()
+        for column, feature in enumerate(shipped.features):
             if feature.window and feature.window.reach_ms > days_known * DAY_MS:
                 forgotten[:, column] = np.nan
-        assert (bundle.model.score(forgotten) >= 0.5).mean() < 0.015
+        assert (shipped.model.score(forgotten) >= 0.5).mean() < 0.015
 
 
-def test_the_shipped_model_was_made_with_the_shipped_settings() -> None:
-    text = (ROOT / "configs" / "training" / "default.yaml").read_text()
-    settings = TrainingSettings.model_validate(yaml.safe_load(text))
-    manifest = load_bundle(ROOT / "models" / "default").manifest
-    assert manifest.training.parameters == settings.parameters()
-    assert manifest.training.data == settings.data
-    assert manifest.version == settings.version
+def test_the_shipped_model_was_made_by_the_shipped_recipe(shipped: Bundle) -> None:
+    recipe = read_yaml(SHIPPED_RECIPE, Recipe)
+    manifest, training = shipped.manifest, shipped.manifest.training
+    (settings,) = (
+        booster
+        for booster in recipe.candidates()
+        if booster.parameters(recipe.seed) == training.parameters
+    )
+    assert training.rounds in steps_of(settings)
+    assert training.fallback_rounds in steps_of(recipe.fallback)
+    assert training.candidates == sum(len(steps_of(each)) for each in recipe.candidates())
+    # The recipe is for streams of a kind; which one it was is said at the command.
+    assert training.data == SHIPPED_DATA.read_text("utf-8").strip()
+    assert manifest.version == recipe.version
+    assert (training.seed, training.forgotten_share) == (recipe.seed, recipe.forgotten_share)
+    assert training.label_delay_days == recipe.label_delay_days
+    assert manifest.label_maturity == recipe.label_maturity
+    assert len(training.folds) == recipe.folds.count
+    method = manifest.calibration.method if manifest.calibration else "none"
+    assert method == recipe.calibration
+    assert recipe.feature_set is not None
+    feature_set = load_feature_set(SHIPPED_RECIPE.parent / recipe.feature_set)
+    assert shipped.feature_set == feature_set
+    names = recipe.features or tuple(feature.name for feature in feature_set.features)
+    assert shipped.model.columns == names
+    for name, reason in recipe.reasons.items():
+        assert manifest.reasons[name] == reason
+
+
+# ------------------------------------------------------------------ the commands
 
 
 def test_the_commands_work_together(tmp_path: Path) -> None:
-    from typer import Typer
-
-    from fraudstream.cli import training
-
-    app = Typer()
-    app.command()(training.simulate)
-    app.command()(training.train)
-    app.add_typer(training.model_app, name="model")
     runner = CliRunner()
 
-    def run(*words: str) -> str:
-        result = runner.invoke(app, words, catch_exceptions=False)
-        assert result.exit_code == 0
+    def run(*words: object) -> str:
+        arguments = [str(word) for word in words]
+        result = runner.invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
         return result.stdout
 
-    data, out, config = tmp_path / "s.parquet", tmp_path / "mine", tmp_path / "fast.yaml"
-    config.write_text("rounds_max: 10\nmax_bin: 64\nvalidation_days: 7\ndata: made up\n")
-    run("simulate", "--out", str(data), "--cards", "60", "--days", "30")
-    shown = run("train", str(data), "--out", str(out), "--config", str(config))
-    assert run("model", "check", str(out)) == shown
+    data, out, recipe = tmp_path / "s.parquet", tmp_path / "mine", tmp_path / "fast.yaml"
+    recipe.write_text(
+        "booster: {rounds_max: 10, rounds_step: 10, max_bin: 64}\n"
+        "folds: {count: 1}\ndata: made up\n"
+    )
+    run("simulate", "--out", data, "--cards", 60, "--days", 30)
+    shown = run("train", data, "--out", out, "--recipe", recipe)
+    assert run("model", "check", out) == shown
     assert "made up" in shown
-    manifest = json.loads(run("model", "check", str(out), "--json"))
+    manifest = json.loads(run("model", "check", out, "--json"))
     assert manifest["sha256"] == load_bundle(out).sha256
     with pytest.raises(UsageError, match="is there already; --replace"):
-        run("train", str(data), "--out", str(out))
+        run("train", data, "--out", out)
     with pytest.raises(UsageError, match="name has 1 to 64 of"):
-        run("train", str(data), "--out", str(tmp_path / "no name"))
-    config.write_text("rounds_maximum: 10\n")
+        run("train", data, "--out", tmp_path / "no name")
+    recipe.write_text("rounds_maximum: 10\n")
     with pytest.raises(UsageError, match="rounds_maximum: Extra inputs"):
-        run("train", str(data), "--out", str(out), "--config", str(config), "--replace")
+        run("train", data, "--out", out, "--recipe", recipe, "--replace")
     with pytest.raises(UsageError, match="write a date as 2026-01-31"):
-        run("simulate", "--out", str(data), "--start", "soon")
+        run("simulate", "--out", data, "--start", "soon")
+    for words in ((), (data, "--out", out, "--from-decisions", data, "--replace")):
+        with pytest.raises(UsageError, match=r"--out DIR is missing|both say what to learn from"):
+            run("train", *words)
+    with pytest.raises(UsageError, match="DATA is missing"):
+        run("train", "--out", tmp_path / "new")
+    assert load_bundle(out).sha256 == manifest["sha256"]
+
+
+def test_the_last_day_that_may_be_used_is_the_last_that_is_learnt_from(tmp_path: Path) -> None:
+    world = simulate(SimulationSpec(cards=60, terminals=120, days=30, seed=2))
+    write_stream(world, tmp_path / "s.parquet")
+    recipe = tmp_path / "fast.yaml"
+    recipe.write_text(
+        "booster: {rounds_max: 10, rounds_step: 10, max_bin: 64}\nfolds: {count: 1}\n"
+    )
+    words = ["train", str(tmp_path / "s.parquet"), "--recipe", str(recipe)]
+    words += ["--out", str(tmp_path / "mine"), "--until"]
+    CliRunner().invoke(app, [*words, "2026-01-25"], catch_exceptions=False)
+    training = load_bundle(tmp_path / "mine").manifest.training
+    assert training.train.end == training.folds[-1].test.end == "2026-01-26T00:00:00.000Z"
+    with pytest.raises(UsageError, match="write the last day that counts, as 2018-07-31"):
+        CliRunner().invoke(
+            app, [*words, "2026-01-25T10:00:00Z", "--replace"], catch_exceptions=False
+        )
