@@ -16,6 +16,7 @@ from fraudstream import __version__
 from fraudstream.cli import local, streams, training
 from fraudstream.cli.config import app as config_app
 from fraudstream.cli.demo import demo
+from fraudstream.cli.evaluate import evaluate
 from fraudstream.cli.feature_set import app as feature_set_app
 from fraudstream.cli.features import features
 from fraudstream.cli.model import model_app
@@ -55,6 +56,7 @@ def _root(
     Try it:       fraudstream demo
     Run it:       fraudstream topics create && fraudstream run
     Feed it:      fraudstream replay FILE
+    Its model:    fraudstream simulate, train, evaluate, model check
     """
 
 
@@ -70,6 +72,7 @@ app.command()(features)
 app.add_typer(feature_set_app, name="feature-set")
 app.command()(training.simulate)
 app.command()(training.train)
+app.command()(evaluate)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 
