@@ -22,6 +22,7 @@ from fraudstream.cli.features import features
 from fraudstream.cli.model import model_app
 from fraudstream.cli.profiles import profiles_app, rebuild
 from fraudstream.cli.run import run
+from fraudstream.cli.score_batch import score_batch
 from fraudstream.cli.stop import show_stop
 from fraudstream.errors import ExitCode, StopError, UsageError
 
@@ -69,6 +70,7 @@ app.command()(streams.export)
 app.command()(rebuild)
 app.add_typer(profiles_app, name="profiles")
 app.command()(features)
+app.command()(score_batch)
 app.add_typer(feature_set_app, name="feature-set")
 app.command()(training.simulate)
 app.command()(training.train)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import START_MS, every_aggregate, findings, payments, through_the_twin
+from twin_vectors import TrueStream, build_vectors
 
 from fraudstream.event import Label, Transaction
 from fraudstream.feature_files import default_feature_set
@@ -15,8 +16,6 @@ from fraudstream.offline.evaluator import Evaluator, answers
 from fraudstream.offline.labels import Findings, LabelsAfter, LabelsReported
 from fraudstream.offline.parity import compare
 from fraudstream.profile import DAY_MS
-from fraudstream.training.dataset import build_vectors
-from fraudstream.training.stream_file import LabelledStream
 
 EVERY = every_aggregate()
 HOUR_MS = 3_600_000
@@ -55,12 +54,12 @@ def test_labels_after_is_what_training_sees(stream: list[Transaction], data: st.
     evaluator = Evaluator(EVERY, labels=LabelsAfter(delay_ms))
     found = evaluator.build(Payments.of(stream, EVERY.extra_fields, is_fraud))
     expected = build_vectors(
-        LabelledStream(stream, is_fraud),
+        TrueStream(stream, is_fraud),
         EVERY.features,
         EVERY.profile_definition("EUR"),
         label_delay_ms=delay_ms,
     )
-    for feature in compare(found, expected.vectors, evaluator.names):
+    for feature in compare(found, expected, evaluator.names):
         assert feature.is_whole, feature
 
 
