@@ -83,6 +83,11 @@ test: install ## All tests, on a real Kafka and a real Valkey (TEST_ARGS="-k nam
 parity: install ## A week of published features, whole, through the file and the live consumer
 	@FRAUDSTREAM_TEST_PARITY=full $(BIN)/python -m pytest tests/parity $(TEST_ARGS)
 
+quality: install ## Train the committed recipes whole, against the published figures (half an hour)
+	@FRAUDSTREAM_TEST_QUALITY=full $(BIN)/python -m pytest tests/parity/test_model_quality.py \
+	  tests/parity/test_leak_guard.py $(TEST_ARGS)
+	@$(BIN)/python -m benchmarks.quality $(BENCH_ARGS)
+
 lint: install ## Style, types and the import contract
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -119,5 +124,5 @@ clean: ## Remove the environments, caches and build products (Kafka's jars stay 
 	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@git clean -fdXq -- fraudstream tests benchmarks
 
-.PHONY: help install demo test parity lint format bench schemas lock clean
+.PHONY: help install demo test parity quality lint format bench schemas lock clean
 .DELETE_ON_ERROR:
