@@ -80,7 +80,7 @@ class Fitter:
         """Find the settings and the number of rounds whose mean over the folds is best."""
         if len(candidates) == 1 and len(steps_of(candidates[0])) == 1:
             return Choice(candidates[0], candidates[0].rounds_max)
-        with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+        with side_by_side() as pool:
             # By fold, by candidate: figures after each step of rounds.
             figures = list(pool.map(lambda fold: self._judge(candidates, fold), folds))
         means = [np.mean(of_candidate, axis=0) for of_candidate in zip(*figures, strict=True)]
@@ -127,6 +127,11 @@ class Fitter:
             callbacks=[_Told(self.on_round)],
             verbose_eval=False,
         )
+
+
+def side_by_side() -> ThreadPoolExecutor:
+    """Make room for one fit a core: each has one thread, so its bytes depend on none of it."""
+    return ThreadPoolExecutor(max(1, os.cpu_count() or 1))
 
 
 def steps_of(settings: BoosterSettings) -> list[int]:

@@ -15,7 +15,6 @@ missing value scores them arbitrarily.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,7 +28,14 @@ from fraudstream.feature_set import FeatureSet
 from fraudstream.features import Feature
 from fraudstream.manifest import CalibrationRecord, FoldQuality, Period, Training
 from fraudstream.score import Model, require_device
-from fraudstream.training.boosting import Choice, Examples, Fitter, FoldExamples, steps_of
+from fraudstream.training.boosting import (
+    Choice,
+    Examples,
+    Fitter,
+    FoldExamples,
+    side_by_side,
+    steps_of,
+)
 from fraudstream.training.calibrating import fit_calibration
 from fraudstream.training.card import write_card
 from fraudstream.training.dataset import LabelledVectors, concatenate, require_both_kinds
@@ -268,7 +274,7 @@ class Trainer:
             )
             return _Judged(test, scores, record)
 
-        with ThreadPoolExecutor(2) as pool:
+        with side_by_side() as pool:
             return list(pool.map(judge, parts))
 
     def _about(self, name: str, judged: Judgement) -> dict[str, Any]:

@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 from feature_names import DEFAULT_DEFINITION
-from harness import BEGIN_MS, DAY_MS, ROOT, Deployment, payment, wait_for
+from harness import BEGIN_MS, BUNDLE, DAY_MS, ROOT, Deployment, payment, wait_for
 from processes import children_of, is_gone
 from services import Services
 
 from fraudstream.adapters.profile_backend import SeriesRun
 from fraudstream.adapters.valkey import ValkeyBackend
+from fraudstream.bundle import load_bundle
 from fraudstream.errors import ExitCode
 from fraudstream.settings import Settings
 
 pytestmark = pytest.mark.services
 
 _STEP_MS = DAY_MS // 20
-_FEATURES = 15
+_FEATURES = len(load_bundle(BUNDLE).features)
 
 
 @pytest.fixture

@@ -292,7 +292,11 @@ def test_show_says_what_is_remembered(deployment: Deployment) -> None:
         command(deployment, "profiles", "show", "card_id:c3", "--at", "2024-01-01T00:05:00Z",
                 "--json")
     )  # fmt: skip
-    assert [w["count"] for w in early["series"][0]["windows"]] == [1, 1, 1]
+    counts = {window["name"]: window["count"] for window in early["series"][0]["windows"]}
+    # What is looked up record by record has a value, and no count.
+    assert counts == {"1d": 1, "7d": 1, "14d": 1, "30d": 1, "quantile 100 % 14d": None}
+    (scanned,) = (w for w in early["series"][0]["windows"] if w["count"] is None)
+    assert scanned["value"] == 1_000 + 37 * 3
     table = command(deployment, "profiles", "show", "terminal:t3")
     assert "terminal_tx" in table
     assert "terminal_fraud_rate_7d_lag7d" in table
