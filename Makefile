@@ -53,11 +53,11 @@ define install_project
 	@touch $@
 endef
 
-install: $(VENV)/.installed ## Make .venv with everything (285 MB to download, a minute or two)
+install: $(VENV)/.installed ## Make .venv with everything (355 MB to download, a minute or two)
 
 $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	$(check_python)
-	@echo "Installing everything into $(VENV): 285 MB to download, 1.1 GB on disk, a minute or two."
+	@echo "Installing everything into $(VENV): 355 MB to download, 1.3 GB on disk, a minute or two."
 	$(call new_environment,$(VENV))
 	$(call install_project,$(VENV),requirements/dev.txt)
 	@echo "Installed: $(VENV)"
@@ -83,7 +83,7 @@ test: install ## All tests, on a real Kafka and a real Valkey (TEST_ARGS="-k nam
 parity: install ## A week of published features, whole, through the file and the live consumer
 	@FRAUDSTREAM_TEST_PARITY=full $(BIN)/python -m pytest tests/parity $(TEST_ARGS)
 
-quality: install ## Train the committed recipes whole, against the published figures (half an hour)
+quality: install ## Train the committed recipes whole, beside the published figures (half an hour and more)
 	@FRAUDSTREAM_TEST_QUALITY=full $(BIN)/python -m pytest tests/parity/test_model_quality.py \
 	  tests/parity/test_leak_guard.py $(TEST_ARGS)
 	@$(BIN)/python -m benchmarks.quality $(BENCH_ARGS)
