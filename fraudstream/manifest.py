@@ -149,7 +149,7 @@ class Variant(_Record):
     ``of`` is the hash of the bundle that it stands in for.
     """
 
-    kind: Literal["pruned", "distilled", "quantised", "onnx"]
+    kind: Literal["pruned", "distilled", "quantised", "onnx", "distilled-onnx"]
     of: Sha256
     parameters: dict[str, int | float | str]
 

@@ -16,7 +16,7 @@ from fraudstream.training.dataset import LabelledVectors
 from fraudstream.training.simulate import SimulationSpec, simulate
 from fraudstream.training.stream_file import write_stream
 
-KINDS = ("pruned", "distilled", "quantised", "onnx")
+KINDS = ("pruned", "distilled", "quantised", "onnx", "distilled-onnx")
 #: So low that the small model's scores lie on all sides of them.
 THRESHOLDS = (0.1, 0.6)
 CONFIG = "policy: {review_threshold: 0.1, decline_threshold: 0.6}\n"

@@ -45,7 +45,9 @@ def optimize(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(metavar="KINDS", help="Some of pruned,distilled,quantised,onnx."),
+        typer.Option(
+            metavar="KINDS", help="Some of pruned,distilled,quantised,onnx,distilled-onnx."
+        ),
     ] = None,
     ap_loss_max: Annotated[
         float,
@@ -63,10 +65,11 @@ def optimize(
     """Make smaller and faster variants of a model, each with a certificate.
 
     \b
-    pruned     fewer trees, and branches that change little cut off
-    distilled  a small model that learnt the other's scores
-    quantised  the same trees in coarser numbers, which pack better
-    onnx       the same trees for ONNX Runtime, fast for single rows
+    pruned          fewer trees, and branches that change little cut off
+    distilled       a small model that learnt the other's scores
+    quantised       the same trees in coarser numbers, which pack better
+    onnx            the same trees for ONNX Runtime, fast for single rows
+    distilled-onnx  the distilled model for ONNX Runtime
     \b
     DATA are what the model was trained on, better with the weeks after. A
     student learns from days of the model's own training, and all are judged on

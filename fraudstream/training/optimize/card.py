@@ -13,6 +13,7 @@ _WAYS: Final = {
     "distilled": "A smaller model that learnt the other's scores instead of the truth.",
     "quantised": "Coarser thresholds and leaves, which pack better; nothing is faster.",
     "onnx": "The same trees, scored by ONNX Runtime; single rows are faster.",
+    "distilled-onnx": "A smaller model that learnt the other's scores, scored by ONNX Runtime.",
 }
 _CARD: Final = """\
 # Model card: {name}, version {version}

@@ -1,9 +1,10 @@
 """All variants of one bundle: made, certified, written as bundles of their own.
 
-    teacher ─┬─ prune ────┐
-             ├─ distil ───┤
-             ├─ quantise ─┼─▶ made ─▶ latencies in turns ─▶ certificates ─▶ bundles
-             └─ convert ──┘
+    teacher ─┬─ prune ──────────────┐
+             ├─ distil ─┬───────────┤
+             │          └─ convert ─┤
+             ├─ quantise ───────────┼─▶ made ─▶ latencies in turns ─▶ certificates ─▶ bundles
+             └─ convert ────────────┘
 
 A variant has the teacher's features, fallback model, reasons and calibration. The calibration may
 stay because every variant aims at the teacher's own scores, and the certificate compares scores
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -52,7 +54,7 @@ from fraudstream.training.optimize.onnx_graph import to_onnx
 from fraudstream.training.optimize.quantise import COVER_BITS, LEAF_STEP, THRESHOLDS_MAX, quantise
 from fraudstream.training.train import with_forgotten_windows
 
-Kind = Literal["pruned", "distilled", "quantised", "onnx"]
+Kind = Literal["pruned", "distilled", "quantised", "onnx", "distilled-onnx"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 #: How far a converted model's scores may be from the trees that it was converted from.
 CONVERTED_DIFFERENCE_MAX: Final = 1e-6
@@ -164,7 +166,8 @@ class Workshop:
             "pruned": self._prune,
             "distilled": self._distil,
             "quantised": self._quantise,
-            "onnx": self._convert,
+            "onnx": lambda: self._convert("onnx", self.teacher.forest, self.teacher.ubj),
+            "distilled-onnx": self._distil_and_convert,
         }[kind]()
         self._on_step()
         return made
@@ -174,6 +177,16 @@ class Workshop:
         return Made("pruned", forest, self._size(forest) | self._chosen(forest))
 
     def _distil(self) -> Made:
+        return self._distilled
+
+    def _distil_and_convert(self) -> Made:
+        student = self._distilled
+        converted = self._convert("distilled-onnx", student.forest, student.forest.write())
+        return replace(converted, parameters=student.parameters)
+
+    @cached_property
+    def _distilled(self) -> Made:
+        """The student, which two variants are made of."""
         teacher, training = self.teacher, self.teacher.bundle.manifest.training
         rows = self.days.learnt
         shown = with_forgotten_windows(
@@ -201,30 +214,31 @@ class Workshop:
         }
         return Made("quantised", forest, self._size(forest) | coarse)
 
-    def _convert(self) -> Made:
-        forest = self.teacher.forest
+    def _convert(self, kind: Kind, forest: Forest, ubj: bytes) -> Made:
         onnx = to_onnx(forest)
-        difference = self._conversion_difference(onnx)
+        difference = self._conversion_difference(onnx, ubj)
         if not difference <= CONVERTED_DIFFERENCE_MAX:
             raise BundleError(
                 f"the model converted to ONNX differs from its trees by {difference:.1e} where at "
-                f"most {CONVERTED_DIFFERENCE_MAX:.0e} is allowed: it is not written; leave onnx out"
+                f"most {CONVERTED_DIFFERENCE_MAX:.0e} is allowed: it is not written; leave {kind} "
+                "out"
             )
-        return Made("onnx", forest, self._size(forest), onnx)
+        return Made(kind, forest, self._size(forest), onnx)
 
-    def _conversion_difference(self, onnx: bytes) -> float:
+    def _conversion_difference(self, onnx: bytes, ubj: bytes) -> float:
         from fraudstream.converted import OnnxModel  # ONNX Runtime is an extra
 
-        teacher, judged = self.teacher, self.days.judged.vectors
+        forest, judged = Forest.read(ubj), self.days.judged.vectors
         try:
-            converted = OnnxModel(onnx, teacher.ubj, teacher.forest.columns)
+            converted = OnnxModel(onnx, ubj, forest.columns)
         except BundleError as error:
             raise BundleError(
                 f"the model converted to ONNX {error}: it is not written; leave onnx out"
             ) from error
-        on_splits = rows_on_splits([teacher.forest], judged, self.limits.seed)
+        trees = Model(ubj, forest.columns)
+        on_splits = rows_on_splits([forest], judged, self.limits.seed)
         return max(
-            greatest_difference(teacher.raw_model.score(vectors), converted.score(vectors))
+            greatest_difference(trees.score(vectors), converted.score(vectors))
             for vectors in (judged, on_splits)
         )
 
@@ -307,8 +321,9 @@ def compare_written(
 
 def steps_of(kinds: Sequence[Kind]) -> int:
     """Say how often a workshop tells that it goes on."""
-    inner = {"pruned": prune.STEPS, "distilled": distil.STEPS}
-    return sum(1 + inner.get(kind, 0) for kind in kinds)
+    inner = prune.STEPS * ("pruned" in kinds)
+    inner += distil.STEPS * any(kind.startswith("distilled") for kind in kinds)
+    return len(kinds) + inner
 
 
 def name_of(teacher: Teacher, kind: Kind) -> str:
