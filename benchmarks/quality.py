@@ -27,8 +27,8 @@ from typing import Any, Final
 import yaml
 
 from fraudstream.bundle import load_bundle
-from fraudstream.cli.reading import read_yaml
-from fraudstream.feature_files import chosen_feature_set
+from fraudstream.cli.reading import read_recipe, read_yaml
+from fraudstream.feature_set import FeatureSet
 from fraudstream.manifest import FoldQuality, Quality
 from fraudstream.mapping import EventMapping
 from fraudstream.profile import DAY_MS
@@ -63,38 +63,33 @@ class Study:
 
     Parameters
     ----------
-    recipe, file
-        What is made, from which file in configs/training.
+    recipe, feature_set
+        What is made.
     rows
         The whole reference file.
     """
 
     recipe: Recipe
-    file: Path
+    feature_set: FeatureSet
     rows: LabelledVectors
 
     @classmethod
     def of(cls, name: str, data: Path) -> Study:
         """Read a recipe, and the data with its features."""
-        file = _RECIPES / name
-        recipe = read_yaml(file, Recipe)
-        reading = Reading(
-            cls._feature_set(recipe, file),
-            recipe.features,
-            mapping=read_yaml(_MAPPING, EventMapping),
-        )
-        return cls(recipe, file, read_labelled(open_labelled(data, reading), data.name, reading))
+        recipe, feature_set = read_recipe(_RECIPES / name)
+        reading = Reading(feature_set, recipe.features, mapping=read_yaml(_MAPPING, EventMapping))
+        rows = read_labelled(open_labelled(data, reading), data.name, reading)
+        return cls(recipe, feature_set, rows)
 
     def judge(self, days_before_end: int = 0, **changes: Any) -> tuple[FoldQuality, ...]:  # noqa: ANN401 - whatever a recipe holds
         """Measure the recipe, changed, on its folds; on earlier ones if the end is cut off."""
         end_ms = self.rows.end_ms - days_before_end * DAY_MS
         recipe = Recipe.model_validate(_merged(self.recipe.model_dump(), changes))
-        feature_set = self._feature_set(self.recipe, self.file)
-        return Trainer(recipe, feature_set).judge(self.rows.between(0, end_ms)).folds
+        return Trainer(recipe, self.feature_set).judge(self.rows.between(0, end_ms)).folds
 
     def judge_without(self, names: Sequence[str]) -> tuple[FoldQuality, ...]:
         """Measure the recipe without some features."""
-        feature_set = self._feature_set(self.recipe, self.file)
+        feature_set = self.feature_set
         kept = tuple(f.name for f in feature_set.features if f.name not in names)
         columns = [i for i, f in enumerate(feature_set.features) if f.name in kept]
         rows = LabelledVectors(
@@ -103,11 +98,6 @@ class Study:
         )
         recipe = self.recipe.model_copy(update={"features": kept})
         return Trainer(recipe, feature_set).judge(rows).folds
-
-    @staticmethod
-    def _feature_set(recipe: Recipe, file: Path) -> Any:  # noqa: ANN401 - a FeatureSet
-        place = recipe.feature_set
-        return chosen_feature_set(None if place is None else file.parent / place)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

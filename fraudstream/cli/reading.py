@@ -13,8 +13,10 @@ from fraudstream.errors import UsageError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from fraudstream.feature_set import FeatureSet
     from fraudstream.mapping import EventMapping
     from fraudstream.offline.labels import LabelRule
+    from fraudstream.training.recipe import Recipe
 
     ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -32,6 +34,18 @@ def read_yaml(file: Path, kind: type[ModelT]) -> ModelT:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in fault["loc"]) or "its top"
         raise UsageError(f"{file}: {place}: {fault['msg']}") from error
+
+
+def read_recipe(file: Path | None) -> tuple[Recipe, FeatureSet]:
+    """Read a recipe, and the feature set that it names from its own folder; or the defaults."""
+    from fraudstream.feature_files import chosen_feature_set
+    from fraudstream.training.recipe import Recipe
+
+    if file is None:
+        return Recipe(), chosen_feature_set(None)
+    recipe = read_yaml(file, Recipe)
+    place = recipe.feature_set
+    return recipe, chosen_feature_set(None if place is None else file.parent / place)
 
 
 def read_mapping(file: Path | None) -> EventMapping | None:

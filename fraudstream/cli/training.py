@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraudstream.cli.reading import read_mapping, read_yaml
+from fraudstream.cli.reading import read_mapping, read_recipe
 from fraudstream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -140,22 +140,16 @@ def train(
     from fraudstream.bundle_writing import write_bundle
     from fraudstream.cli.model import show_bundle
     from fraudstream.cli.progress import steps_progress
-    from fraudstream.feature_files import chosen_feature_set
     from fraudstream.profile import DAY_MS
     from fraudstream.training.dataset import Reading
-    from fraudstream.training.recipe import Recipe
     from fraudstream.training.train import Trainer
 
     if out is None:
         raise UsageError("--out DIR is missing: say where the bundle goes, as --out models/mine")
     check_bundle_place(out, replace=replace)
-    chosen = read_yaml(recipe, Recipe) if recipe is not None else Recipe()
+    chosen, feature_set = read_recipe(recipe)
     if about is not None:
         chosen = chosen.model_copy(update={"data": about})
-    place = chosen.feature_set
-    if place is not None and recipe is not None:
-        place = recipe.parent / place
-    feature_set = chosen_feature_set(place)
     trainer = Trainer(chosen, feature_set)  # refuses a wrong recipe before the long work
     reading = Reading(
         feature_set,

@@ -39,7 +39,7 @@ from fraudstream.training.boosting import (
 from fraudstream.training.calibrating import fit_calibration
 from fraudstream.training.card import write_card
 from fraudstream.training.dataset import LabelledVectors, concatenate, require_both_kinds
-from fraudstream.training.protocol import Fold, cut_folds, cut_training, judged_rows
+from fraudstream.training.protocol import Fold, cut_folds, cut_training, each_fold
 from fraudstream.training.quality import measure, summarise
 from fraudstream.training.recipe import Recipe
 
@@ -197,10 +197,9 @@ class Trainer:
             As for `train`.
         """
         plan = self.recipe.fold_plan
-        parts = [
-            (fold, rows.between(*fold.train_ms), judged_rows(rows, fold, plan.label_delay_days))
-            for fold in cut_folds(rows.start_ms, rows.end_ms, plan)
-        ]
+        folds = cut_folds(rows.start_ms, rows.end_ms, plan)
+        pairs = each_fold(rows, folds, plan.label_delay_days)
+        parts = [(fold, train, test) for fold, (train, test) in zip(folds, pairs, strict=True)]
         for _, train_rows, test_rows in parts:
             require_both_kinds(train_rows, "a fold's training period")
             require_both_kinds(test_rows, "a fold's test period")

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from reference import TRANSACTIONS
 
-from fraudstream.cli.reading import read_yaml
-from fraudstream.feature_files import chosen_feature_set
+from fraudstream.cli.reading import read_recipe, read_yaml
 from fraudstream.manifest import FoldQuality
 from fraudstream.mapping import EventMapping
 from fraudstream.training.dataset import Reading, open_labelled, read_labelled
@@ -30,9 +29,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 def judge(name: str, reference_data: Path, changes: dict[str, object]) -> tuple[FoldQuality, ...]:
     """Measure a recipe on its folds."""
-    recipe = read_yaml(CONFIGS / "training" / name, Recipe)
-    place = recipe.feature_set
-    feature_set = chosen_feature_set(place and CONFIGS / "training" / place)
+    recipe, feature_set = read_recipe(CONFIGS / "training" / name)
     reading = Reading(
         feature_set, mapping=read_yaml(CONFIGS / "mappings" / "handbook.yaml", EventMapping)
     )
