@@ -1,18 +1,25 @@
 """The worker's loop.
 
-        ┌────────────────────────────────────────────────────────────────┐
-        ▼                                                                │
-      poll ──assignment──▶ settle (where to start; are profiles there?) ─┤
-        │ records                                                        │
-        ▼                                                                │
-     process (pipeline) ─▶ publish + commit, one transaction ─▶ advance ─┤
-        │                        │ aborted                               │
-        │                        └──▶ rewind, back off ──────────────────┤
-        └──▶ tidy: repair a slice, idle watermarks ──────────────────────┘
+                    ┌───────────────────────────────────────────────────────────────┐
+                    ▼                                                               │
+    prepare ─▶ POLLING ──assignment──▶ SETTLING (where to start? profiles there?) ──┤
+                 │  ▲                                                               │
+                 │  └── nothing came: TIDYING (repair a slice, idle watermarks) ◀───┤
+                 │ records                                                          │
+                 ▼                                                                  │
+             PROCESSING ─▶ PUBLISHING ─▶ COMMITTED: advance our offsets, widen ─────┤
+                 │             ├─ aborted ────────────▶ READ AGAIN: rewind, wait ───┤
+                 │             ├─ an output refused ──▶ halve, then READ AGAIN ─────┤
+                 │             └─ outcome unknown ────▶ IN DOUBT: new producer, ask │
+                 │                                      what was committed ─────────┤
+                 └─ profiles away: decided without them, or READ AGAIN              │
+                                                                                    │
+    Kafka away, at any place: wait, serve the client, again ────────────────────────┘
+    a `StopError`, at any place: the process ends, the batch in hand uncommitted
 
 Rules it keeps: no transaction is ever open across a poll; offsets are our own; a batch that was
 not committed is read again, for as long as Kafka is away; every wait is bounded, and a stop wakes
-it. One thread does all of it.
+it. One thread does all of it. ``docs/adr/0003-exactly-once-by-transactions.md`` says why.
 """
 
 from __future__ import annotations
@@ -24,21 +31,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
+from confluent_kafka import TopicPartition
 
-from fraudstream.adapters.kafka_publisher import KafkaPublisher
 from fraudstream.adapters.kafka_source import KafkaSource
 from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
+from fraudstream.alert import OutputRecord
 from fraudstream.dead_letters import DeadLetterGuard
 from fraudstream.errors import (
     BrokerUnavailableError,
-    InvalidEventError,
     OutputRefusedError,
     ProfileLossError,
-    Reason,
     StoreUnavailableError,
     UnavailableError,
     UnknownOutcomeError,
 )
+from fraudstream.halving import Halving
 from fraudstream.pipeline import InputBatch, Pipeline, Processed
 from fraudstream.profile import InputPartition, Stretch
 from fraudstream.repair import Repairer
@@ -90,12 +97,26 @@ class Observer(Protocol):
         ...
 
 
+class Publisher(Protocol):
+    """Publishes a batch's outputs, and commits the input offsets that they stand for."""
+
+    def prepare(self) -> None:
+        """Make ready; raises `BrokerUnavailableError` if that is not possible now."""
+        ...
+
+    def publish(
+        self, outputs: Sequence[OutputRecord], offsets: Sequence[TopicPartition], group: object
+    ) -> None:
+        """Publish and commit; raises an `UnavailableError` where that did not succeed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerParts:
     """What a worker is made of."""
 
     source: KafkaSource
-    publisher: KafkaPublisher
+    publisher: Publisher
     pipeline: Pipeline
     store: BucketedProfileStore
     repairer: Repairer
@@ -149,8 +170,7 @@ class Worker:
         self._rules = rules
         self._stopping = stopping
         self._log_starts: dict[InputPartition, int] = {}
-        self._records_max = limits.batch_records_max
-        self._refused: dict[tuple[str, int, int], int] = {}
+        self._halving = Halving(limits.batch_records_max)
         self._were_profiles_away = False
         self._backoff_s = 0.0
         self._tidied_at_s = 0.0
@@ -179,7 +199,7 @@ class Worker:
     def _turn(self) -> None:
         try:
             self._publisher.prepare()
-            batch = self._source.poll(self._records_max, self._poll_timeout_s())
+            batch = self._source.poll(self._halving.records_max, self._poll_timeout_s())
             self._follow_group()
             if batch.records:
                 self._handle(batch)
@@ -222,14 +242,15 @@ class Worker:
                 self._read_again(error)
                 return
         except OutputRefusedError as error:
-            self._narrow_down(batch, error)
+            self._halving.narrow(batch, error)
+            self._read_again(error)
             return
         except UnavailableError as error:
             self._read_again(error)
             return
         self._guard = guard
         self._source.advance(batch.stretches)
-        self._widen(batch)
+        self._halving.widen(batch)
         self._backoff_s = 0.0
         self._observer.committed(batch, processed, time.monotonic() - started_s)
 
@@ -242,7 +263,7 @@ class Worker:
         if isinstance(processed.store_error, ProfileLossError):
             self._note_loss()
         self._tell_of_profiles(processed.store_error)
-        self._replace_refused(batch, processed)
+        self._halving.replace(batch, processed, self._pipeline.refuse)
         return processed
 
     def _tell_of_profiles(self, error: StoreUnavailableError | None) -> None:
@@ -255,39 +276,10 @@ class Worker:
             self._repairer.check_soon()  # what came back may have lost something
         self._were_profiles_away = error is not None
 
-    def _narrow_down(self, batch: InputBatch, error: OutputRefusedError) -> None:
-        """Halve the batch until the record at fault is alone; then give up its outputs.
-
-        The broker refuses what was sent together, so the first one named may be innocent.
-        """
-        if len(batch.records) > 1:
-            self._records_max = max(len(batch.records) // 2, 1)
-        else:
-            self._refused[error.source] = self._refused.get(error.source, 0) + 1
-        self._read_again(error)
-
-    def _widen(self, batch: InputBatch) -> None:
-        """After a commit: forget what was refused in it; take larger batches again."""
-        for record in batch.records:
-            self._refused.pop((record.topic, record.partition, record.offset), None)
-        if not self._refused:
-            self._records_max = min(2 * self._records_max, self._limits.batch_records_max)
-
     def _note_loss(self) -> None:
         """Look at the store again, unless it merely lacks what we know it lacks."""
         if not self._repairer.gaps(self._source.positions):
             self._repairer.note_loss()
-
-    def _replace_refused(self, batch: InputBatch, processed: Processed) -> None:
-        """Put dead letters in the place of outputs that Kafka will never take."""
-        for index, record in enumerate(batch.records):
-            times = self._refused.get((record.topic, record.partition, record.offset), 0)
-            if times:
-                # Refused again: even the dead letter is too large with its payload.
-                kept_of_it = record if times == 1 else record._replace(key=None, value=None)
-                error = InvalidEventError(Reason.OUTPUT_REFUSED)
-                letter = self._pipeline.refuse(kept_of_it, error)._replace(source_index=index)
-                processed.replace(index, letter, Reason.OUTPUT_REFUSED)
 
     def _was_committed(self, stretches: Mapping[InputPartition, Stretch]) -> bool:
         """Find out whether a transaction in doubt was committed, once the new producer is up.
@@ -330,8 +322,7 @@ class Worker:
         if revoked:
             self._store.detach(revoked)
             self._is_settled = False
-            # Whoever reads them now finds out for itself what Kafka refuses.
-            self._refused.clear()
+            self._halving.forget()
         if assigned is None:
             return
         try:

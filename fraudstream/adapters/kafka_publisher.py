@@ -1,8 +1,19 @@
 """The transactional producer: outputs and input offsets in one Kafka transaction.
 
-    begin ─▶ produce all ─▶ send our offsets ─▶ commit
-      any step: retriable → the same step again · must abort → abort, the batch is read again
-                fatal or unknown → a new producer with the same name, then ask what was committed
+                      ┌──────────────── nothing looked delayed ◀────────────────┐
+                      ▼                                                         │
+    prepare ─▶ READY ─▶ _begin ─▶ _produce ─▶ _send_offsets ─▶ _commit ─▶ COMMITTED
+       ▲                 │ must abort, or an output was refused   │ something looked delayed
+       │                 ▼                                        ▼
+       │              _abort ─▶ ABORTED ─▶ (as after a commit)  SUSPICIOUS
+       │                 │ failed                                 │
+       │                 ▼                                        │
+       └── no producer ◀─┴── fatal, or the outcome is unknown     │
+       └──────────── a new producer of the same name ◀────────────┘
+
+    A retriable error: the same step again, never another one. COMMITTED, ABORTED
+    (`BrokerUnavailableError`, `OutputRefusedError`) and unknown (`UnknownOutcomeError`) are what
+    the loop hears.
 
 The rules are those of ``docs/adr/0003-exactly-once-by-transactions.md``: librdkafka has no
 protection against a delayed request of an earlier transaction (KIP-890 part 2), so whenever
@@ -15,21 +26,21 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from fraudstream.adapters.kafka import (
     Fences,
     GroupMembership,
     KafkaAccess,
     error_of,
-    kafka_logger,
     producer_config,
 )
 from fraudstream.adapters.kafka_bounded import BoundedCaller
-from fraudstream.alert import Headers, OutputRecord
+from fraudstream.adapters.kafka_deliveries import Deliveries, attempt_headers
+from fraudstream.adapters.kafka_signs import DelaySigns
+from fraudstream.alert import OutputRecord
 from fraudstream.errors import (
     BrokerUnavailableError,
     OutputRefusedError,
@@ -47,11 +58,6 @@ _CALL_TIMEOUT_S = 5.0
 _STEP_DEADLINE_S = 8.0
 #: A commit slower than this may have left a request behind (measured with a proxy).
 _SUSPICIOUS_CALL_S = 0.5
-
-_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
-_REFUSED = frozenset(
-    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
-)
 
 
 class _MustAbortError(Exception):
@@ -84,14 +90,17 @@ class KafkaPublisher:
         self._on_rebuild = on_rebuild
         self._producer: Producer | None = None
         self._is_suspicious = False
+        self._signs = DelaySigns()
         self._bounded = BoundedCaller()
         self._abandoned: list[Producer] = []
-        self._failed: list[tuple[KafkaError, OutputRecord]] = []
+        self._deliveries = Deliveries()
         self._began_at_s = 0.0
         self._fences = Fences()
         # A worker's attempts must not be taken for those of its predecessor in the slot.
         self._run = secrets.token_hex(4)
         self._transactions = 0
+        #: What the records of the current transaction carry.
+        self.attempt = ""
 
     def prepare(self) -> None:
         """Make the producer ready, ending a predecessor's open transaction.
@@ -101,20 +110,23 @@ class KafkaPublisher:
         BrokerUnavailableError
             Not now; call again.
         """
+        if self._producer is not None and self._signs.take(self._producer):
+            self._is_suspicious = True
         if self._producer is not None and not self._is_suspicious:
             return
         if self._producer is not None:
             _log.warning("producer_rebuilt")
             self._on_rebuild()
         self._producer = None
+        self._signs = DelaySigns()
         producer = Producer(
             producer_config(self._access)
             | {
                 "transactional.id": self._membership.transactional_id,
                 "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
                 "delivery.report.only.error": True,
-                "logger": kafka_logger(),
             }
+            | self._signs.config()
         )
         try:
             producer.init_transactions(_INIT_TIMEOUT_S)
@@ -138,24 +150,45 @@ class KafkaPublisher:
             Kafka will never take one of the outputs. The transaction was aborted.
         """
         self.prepare()
-        assert self._producer is not None
-        self._failed.clear()
-        self._began_at_s = time.monotonic()
-        self._transactions += 1
         try:
-            self._step(self._producer.begin_transaction)
+            self._begin()
             self._produce(outputs)
-            self._step(lambda: self._send_offsets(list(offsets), group))
-            self._step(lambda: self._require().commit_transaction(_CALL_TIMEOUT_S))
+            self._send_offsets(list(offsets), group)
+            self._commit()
+        except OutputRefusedError:
+            self._abort()
+            raise
         except _MustAbortError as error:
             self._abort()
-            self._raise_refused()
+            self._deliveries.raise_refused()
             raise BrokerUnavailableError(f"transaction aborted: {error}") from error
         except _MustRebuildError as error:
             self._discard()
             raise UnknownOutcomeError(f"transaction in doubt: {error}") from error
 
+    def _begin(self) -> None:
+        self._deliveries.clear()
+        self._began_at_s = time.monotonic()
+        self._transactions += 1
+        self.attempt = f"{self._membership.transactional_id}/{self._run}/{self._transactions}"
+        self._step(self._require().begin_transaction)
+
+    def _produce(self, outputs: Sequence[OutputRecord]) -> None:
+        producer = self._require()
+        attempt = attempt_headers(self.attempt, len(outputs))
+        for output in outputs:
+            try:
+                self._deliveries.enqueue(producer, output, attempt)
+            except BrokerUnavailableError as error:
+                raise _MustAbortError(str(error)) from error
+            except KafkaException as exception:
+                raise self._judge(error_of(exception)) from exception
+        producer.poll(0)
+
     def _send_offsets(self, offsets: list[TopicPartition], group: object) -> None:
+        self._step(lambda: self._send_offsets_once(offsets, group))
+
+    def _send_offsets_once(self, offsets: list[TopicPartition], group: object) -> None:
         producer = self._require()
         try:
             self._bounded(
@@ -171,43 +204,12 @@ class KafkaPublisher:
             self._on_rebuild()
             raise _MustRebuildError("sending offsets does not return") from None
 
+    def _commit(self) -> None:
+        self._step(lambda: self._require().commit_transaction(_CALL_TIMEOUT_S))
+
     def _require(self) -> Producer:
         assert self._producer is not None
         return self._producer
-
-    def _produce(self, outputs: Sequence[OutputRecord]) -> None:
-        producer = self._require()
-        worker = f"{self._membership.transactional_id}/{self._run}/{self._transactions}".encode()
-        attempt: Headers = [("fs_attempt", worker), ("fs_attempt_records", b"%d" % len(outputs))]
-        for output in outputs:
-            headers = output.headers + attempt
-            try:
-                self._enqueue(producer, output, headers)
-            except KafkaException as exception:
-                error = error_of(exception)
-                if error.code() in _REFUSED:
-                    self._abort()
-                    raise OutputRefusedError(_source_of(output.headers)) from exception
-                raise self._judge(error) from exception
-        producer.poll(0)
-
-    def _enqueue(self, producer: Producer, output: OutputRecord, headers: Headers) -> None:
-        deadline_s = time.monotonic() + _STEP_DEADLINE_S
-        while True:
-            try:
-                producer.produce(
-                    output.topic,
-                    output.value,
-                    output.key,
-                    headers=headers,
-                    on_delivery=partial(self._on_delivery, output),
-                )
-            except BufferError:
-                if time.monotonic() > deadline_s:
-                    raise _MustAbortError("the producer's queue stays full") from None
-                producer.poll(0.05)
-            else:
-                return
 
     def _step(self, call: Callable[[], object]) -> None:
         """Make one call of the transaction, again while the library says so."""
@@ -259,22 +261,3 @@ class KafkaPublisher:
             _log.warning("producer_discarded")
             self._on_rebuild()
         self._producer = None
-
-    def _raise_refused(self) -> None:
-        for error, output in self._failed:
-            if error.code() in _REFUSED:
-                raise OutputRefusedError(_source_of(output.headers))
-
-    def _on_delivery(self, output: OutputRecord, error: KafkaError | None, _: Message) -> None:
-        if error is not None and error.code() not in _PURGED:
-            self._failed.append((error, output))
-
-
-def _source_of(headers: Headers) -> tuple[str, int, int]:
-    """Read from an output's headers which input record it answers."""
-    found = {name: value for name, value in headers if isinstance(value, bytes)}
-    return (
-        found["fs_source_topic"].decode(),
-        int(found["fs_source_partition"]),
-        int(found["fs_source_offset"]),
-    )
