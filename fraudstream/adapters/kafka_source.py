@@ -7,7 +7,6 @@ is never asked: errors and ends of partitions have been seen to move it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +32,7 @@ from fraudstream.adapters.kafka import (
     to_record,
 )
 from fraudstream.adapters.kafka_bounded import BoundedCaller
+from fraudstream.adapters.kafka_statistics import PartitionEnd, read_statistics
 from fraudstream.errors import BrokerUnavailableError, SlotTakenError
 from fraudstream.event import Record
 from fraudstream.pipeline import InputBatch, InputTopics
@@ -58,14 +58,10 @@ class PartitionStart:
 
 @dataclass(slots=True)
 class SourceHealth:
-    """What the client's statistics said last.
-
-    ``lag_records`` counts to the last stable offset: control records take offsets too, and open
-    transactions cannot be read yet.
-    """
+    """What the client's statistics said last."""
 
     is_connected: bool = False
-    stable_offsets: dict[tuple[str, int], int] = field(default_factory=dict)
+    ends: dict[tuple[str, int], PartitionEnd] = field(default_factory=dict)
 
 
 class KafkaSource:
@@ -93,6 +89,7 @@ class KafkaSource:
         self._access = access
         self._fenced = Fences()
         self._errors = Throttle()
+        self._bounded = BoundedCaller()
         self._abandoned: list[Consumer] = []
         self._consumer = self._make_consumer()
         # Asks about the group without being in it: a member that was fenced gets no answers.
@@ -245,6 +242,7 @@ class KafkaSource:
     def start_from(self, positions: Mapping[InputPartition, int]) -> None:
         """Begin to read the assigned partitions, each at its offset."""
         self._positions = dict(positions)
+        self.health.ends.clear()  # they speak of what was read before
         self._consumer.assign([self._topic_partition(p, o) for p, o in positions.items()])
 
     def commit_start(self, positions: Mapping[InputPartition, int]) -> None:
@@ -257,26 +255,35 @@ class KafkaSource:
         BrokerUnavailableError
             The group did not take them.
         """
-        offsets = [self._topic_partition(p, o) for p, o in positions.items()]
+        self.commit([self._topic_partition(p, o) for p, o in positions.items()])
+
+    def commit(self, offsets: Sequence[TopicPartition]) -> None:
+        """Commit offsets outside of any transaction.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            The group did not take them, or not in time.
+        """
         committed: list[TopicPartition] = []
-        consumer, caller = self._consumer, BoundedCaller()
+        consumer = self._consumer
 
         def commit() -> None:
-            committed.extend(consumer.commit(offsets=offsets, asynchronous=False) or ())
+            committed.extend(consumer.commit(offsets=list(offsets), asynchronous=False) or ())
 
         try:
-            caller(commit, _REQUEST_TIMEOUT_S)
+            self._bounded(commit, _REQUEST_TIMEOUT_S)
         except TimeoutError:
-            raise BrokerUnavailableError("the first commit does not return") from None
+            self._bounded.close()
+            self._bounded = BoundedCaller()
+            raise BrokerUnavailableError("a commit of offsets does not return") from None
         except KafkaException as exception:
             raise BrokerUnavailableError(
-                f"the first commit failed: {error_of(exception).name()}"
+                f"a commit of offsets failed: {error_of(exception).name()}"
             ) from exception
-        finally:
-            caller.close()
         for found in committed:
             if found.error is not None:
-                raise BrokerUnavailableError(f"the first commit failed: {found.error.name()}")
+                raise BrokerUnavailableError(f"a commit of offsets failed: {found.error.name()}")
 
     def advance(self, stretches: Mapping[InputPartition, Stretch]) -> None:
         """Move on after a commit."""
@@ -298,13 +305,15 @@ class KafkaSource:
         return self._consumer.consumer_group_metadata()
 
     def lag_records(self) -> dict[InputPartition, int]:
-        """Count what is readable and not yet processed, for each partition."""
+        """Count what is readable and not yet processed, for each partition.
+
+        To be asked between two batches: what the client handed over has been processed then.
+        """
         lag = {}
         for partition, position in self._positions.items():
-            key = (self._topics.topic(partition), partition.partition)
-            end = self.health.stable_offsets.get(key)
+            end = self.health.ends.get((self._topics.topic(partition), partition.partition))
             if end is not None:
-                lag[partition] = max(end - position, 0)
+                lag[partition] = max(end.stable - max(position, end.passed), 0)
         return lag
 
     def _batch(self, messages: Sequence[Message]) -> InputBatch:
@@ -361,13 +370,9 @@ class KafkaSource:
     def _on_statistics(self, generation: int, text: str) -> None:
         if generation != len(self._abandoned):
             return
-        statistics = json.loads(text)
-        brokers = statistics.get("brokers", {}).values()
-        self.health.is_connected = any(broker.get("state") == "UP" for broker in brokers)
-        for topic, details in statistics.get("topics", {}).items():
-            for number, partition in details.get("partitions", {}).items():
-                if partition.get("ls_offset", -1) >= 0:
-                    self.health.stable_offsets[topic, int(number)] = partition["ls_offset"]
+        statistics = read_statistics(text)
+        self.health.is_connected = statistics.is_connected
+        self.health.ends.update(statistics.ends)
 
     def _slot_taken(self, error: KafkaError) -> SlotTakenError:
         return SlotTakenError(
