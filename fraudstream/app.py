@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from fraudstream.adapters.kafka import GroupMembership, KafkaAccess
+from fraudstream.adapters.kafka_at_least_once import AtLeastOncePublisher
 from fraudstream.adapters.kafka_bulk import KafkaBulk
 from fraudstream.adapters.kafka_log import KafkaLog
 from fraudstream.adapters.kafka_publisher import KafkaPublisher
@@ -40,7 +41,7 @@ from fraudstream.pipeline import InputTopics, Models, Pipeline
 from fraudstream.profile import ProfileDefinition
 from fraudstream.rebuild import Progress, Rebuilder, RebuildParts
 from fraudstream.repair import LAST_TURN_S, TURN_S, Repairer
-from fraudstream.runtime import LoopLimits, StartRules, Worker, WorkerParts
+from fraudstream.runtime import LoopLimits, Publisher, StartRules, Worker, WorkerParts
 from fraudstream.settings import Settings
 from fraudstream.topics import RETENTION_MARGIN_MS, TopicAdmin, require_retention
 
@@ -136,9 +137,15 @@ def build_worker(
     store = build_store(settings, profile_definition(settings, bundle))
     pipeline = build_pipeline(settings, bundle, store)
     is_degradable = settings.valkey.on_deadline == "degrade"
+    source = KafkaSource(access, membership, topics)
+    publisher: Publisher
+    if settings.delivery == "exactly_once":
+        publisher = KafkaPublisher(access, membership, metrics.rebuilt)
+    else:
+        publisher = AtLeastOncePublisher(access, membership, source.commit, metrics.rebuilt)
     parts = WorkerParts(
-        source=KafkaSource(access, membership, topics),
-        publisher=KafkaPublisher(access, membership, metrics.rebuilt),
+        source=source,
+        publisher=publisher,
         pipeline=pipeline,
         store=store,
         repairer=Repairer(

@@ -224,6 +224,8 @@ class Settings(BaseSettings):
     dead_letters: DeadLettersSettings = DeadLettersSettings()
     metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
+    #: ``at_least_once``: sooner readable, but a crash may publish outputs again, with the same ids.
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     worker_slot: int = Field(default=0, ge=0, le=999)
 
     @property
