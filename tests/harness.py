@@ -304,6 +304,10 @@ class Deployment:
     @cached_property
     def admin(self) -> AdminClient:
         """Kafka's admin client. Kept: its answers would be lost with it."""
+        return self.fresh_admin()
+
+    def fresh_admin(self) -> AdminClient:
+        """Make an admin client that knows nothing from before; keep it while it is asked."""
         return AdminClient({"bootstrap.servers": self._services.bootstrap_servers, "log_level": 0})
 
     def create_topics(self, retention_ms: int = -1) -> Deployment:

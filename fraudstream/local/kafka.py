@@ -52,6 +52,9 @@ PROPERTIES: Mapping[str, str] = {
     "num.io.threads": "4",
 }
 
+#: Of these a caller can only add to ours.
+_LISTENERS = ("listeners", "advertised.listeners", "listener.security.protocol.map")
+
 LOG4J2_PROPERTIES = """\
 # To standard output, which is the log file: the Java runtime's own last words go there, too.
 status = error
@@ -108,7 +111,8 @@ class KafkaNode:
         Parameters
         ----------
         properties
-            Broker settings beside, or instead of, those of ``PROPERTIES``.
+            Broker settings beside, or instead of, those of ``PROPERTIES``. Listeners come beside
+            our own.
         """
         place = {
             "process.roles": "broker,controller",
@@ -121,6 +125,7 @@ class KafkaNode:
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
             "log.dirs": str(self.folder / "data"),
         }
+        place |= {n: f"{place[n]},{properties[n]}" for n in _LISTENERS if n in properties}
         lines = [
             f"{name}={value}\n" for name, value in {**PROPERTIES, **properties, **place}.items()
         ]

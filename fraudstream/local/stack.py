@@ -99,6 +99,18 @@ class LocalStack:
         """End the broker as a power cut would; its data stay."""
         self._leash.signal("kafka", signal.SIGKILL)
 
+    def stop_kafka(self) -> None:
+        """Let the broker end in order, as for an update; its data stay.
+
+        Raises
+        ------
+        LocalStackError
+            It is still there after a while.
+        """
+        self._leash.signal("kafka", signal.SIGTERM)
+        if not wait_until(lambda: self._leash.exit_code("kafka") is not None, KAFKA_TIMEOUT_S):
+            raise LocalStackError(f"Kafka did not stop within {KAFKA_TIMEOUT_S:.0f} s")
+
     def start_kafka(self) -> None:
         """Start the broker again, on its port, with its data."""
         self._run("kafka", self._kafka.server_command(self._runtime), KAFKA_TIMEOUT_S)
