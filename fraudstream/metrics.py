@@ -14,7 +14,14 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    make_wsgi_app,
+)
 
 from fraudstream import __version__
 from fraudstream.errors import Reason, SettingsError, UnavailableError
@@ -62,6 +69,8 @@ class WorkerMetrics:
         self._make_counters()
         self._make_histograms()
         self._make_gauges()
+        # Memory, descriptors and CPU time of the process itself, on Linux.
+        ProcessCollector(registry=self.registry)
 
     def _make_counters(self) -> None:
         registry = self.registry
