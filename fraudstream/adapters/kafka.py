@@ -128,6 +128,9 @@ def client_config(access: KafkaAccess, client_id: str) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 1_000,
         "retry.backoff.ms": 5,
         "retry.backoff.max.ms": 20,
+        # A broker that ends in order says of its partitions that nobody leads them; a client that
+        # took that over asks again at this interval only (by default five minutes).
+        "topic.metadata.refresh.interval.ms": 5_000,
         "allow.auto.create.topics": False,
         "log_level": 4,
         **access.properties,

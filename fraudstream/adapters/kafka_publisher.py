@@ -56,6 +56,9 @@ _INIT_TIMEOUT_S = 10.0
 _CALL_TIMEOUT_S = 5.0
 #: All tries of one step together.
 _STEP_DEADLINE_S = 8.0
+#: Sending offsets may never return (`kafka_bounded`): whoever waits for it keeps payments waiting.
+_OFFSETS_TIMEOUT_S = 4.0
+_OFFSETS_DEADLINE_S = 5.0
 #: A commit slower than this may have left a request behind (measured with a proxy).
 _SUSPICIOUS_CALL_S = 0.5
 
@@ -192,8 +195,8 @@ class KafkaPublisher:
         producer = self._require()
         try:
             self._bounded(
-                lambda: producer.send_offsets_to_transaction(offsets, group, _CALL_TIMEOUT_S),
-                _STEP_DEADLINE_S,
+                lambda: producer.send_offsets_to_transaction(offsets, group, _OFFSETS_TIMEOUT_S),
+                _OFFSETS_DEADLINE_S,
             )
         except TimeoutError:
             # It may never return. Nothing of it can be freed, so it is kept and forgotten.

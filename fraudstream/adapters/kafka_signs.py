@@ -26,7 +26,9 @@ from fraudstream.adapters.kafka import kafka_logger
 _STATISTICS_INTERVAL_MS = 1_000
 #: syslog's "informational": the level of the lines that tell.
 _LOG_LEVEL = 6
-_COUNTERS = ("req_timeouts", "disconnects", "txretries")
+#: Not ``txretries``: it counts what was tried again because of an *answer* too, and a coordinator
+#: that still writes the markers of the transaction before answers so (CONCURRENT_TRANSACTIONS).
+_COUNTERS = ("req_timeouts", "disconnects")
 #: The connection that a client begins with carries no transaction.
 _BOOTSTRAP = "/bootstrap"
 
