@@ -22,6 +22,8 @@ UV_VERSION := 0.13.9
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+FAULT_ARGS ?=
+MINUTES ?= 30
 LOCK_ARGS ?=
 
 # pip says nothing unless something fails; the lines around it say what goes on.
@@ -98,6 +100,12 @@ format: install ## Put the code into the one form that lint accepts
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
+faults: install ## Every fault at full length, and docs/reliability-results.md (FAULT_ARGS="--faults 1,5-9")
+	@$(BIN)/python tests/faults/matrix.py $(FAULT_ARGS)
+
+soak: install ## A random mixture of faults, as long as you like (MINUTES=30)
+	@$(BIN)/python tests/faults/matrix.py --faults 27 --again 27 --minutes $(MINUTES) $(FAULT_ARGS)
+
 bench: install ## Latency from produce to readable alert (BENCH_ARGS="--rate 500")
 	@$(BIN)/python -m benchmarks.latency $(BENCH_ARGS)
 
@@ -124,5 +132,5 @@ clean: ## Remove the environments, caches and build products (Kafka's jars stay 
 	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@git clean -fdXq -- fraudstream tests benchmarks
 
-.PHONY: help install demo test parity quality lint format bench schemas lock clean
+.PHONY: help install demo test parity quality faults soak lint format bench schemas lock clean
 .DELETE_ON_ERROR:
