@@ -214,7 +214,7 @@ class Worker:
     def _note_absence(self, error: UnavailableError) -> None:
         """Write down that Kafka is away: where nothing is polled, the source cannot hear of it."""
         if isinstance(error, BrokerUnavailableError):
-            self._source.health.is_connected = False
+            self._source.health.note_absence()
 
     def _report_progress(self) -> None:
         """Say that the loop is alive; a worker without partitions is ready too."""

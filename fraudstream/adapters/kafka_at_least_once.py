@@ -23,6 +23,7 @@ from fraudstream.adapters.kafka import (
     kafka_logger,
     producer_config,
 )
+from fraudstream.adapters.kafka_bounded import close_aside
 from fraudstream.adapters.kafka_deliveries import Deliveries, attempt_headers
 from fraudstream.alert import OutputRecord
 from fraudstream.errors import BrokerUnavailableError
@@ -116,7 +117,7 @@ class AtLeastOncePublisher:
     def _discard(self) -> None:
         """Give the producer up: what it still holds would come out of order."""
         if self._producer is not None:
-            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            close_aside(self._producer)
             _log.warning("producer_discarded")
             self._on_rebuild()
         self._producer = None

@@ -37,7 +37,7 @@ from fraudstream.adapters.kafka import (
     error_of,
     producer_config,
 )
-from fraudstream.adapters.kafka_bounded import BoundedCaller
+from fraudstream.adapters.kafka_bounded import BoundedCaller, close_aside
 from fraudstream.adapters.kafka_deliveries import Deliveries, attempt_headers
 from fraudstream.adapters.kafka_signs import DelaySigns
 from fraudstream.alert import OutputRecord
@@ -95,7 +95,8 @@ class KafkaPublisher:
         self._is_suspicious = False
         self._signs = DelaySigns()
         self._bounded = BoundedCaller()
-        self._abandoned: list[Producer] = []
+        #: Producers in calls that do not return, and who makes the calls.
+        self._abandoned: list[tuple[Producer, BoundedCaller]] = []
         self._deliveries = Deliveries()
         self._began_at_s = 0.0
         self._fences = Fences()
@@ -113,6 +114,7 @@ class KafkaPublisher:
         BrokerUnavailableError
             Not now; call again.
         """
+        self._let_go()
         if self._producer is not None and self._signs.take(self._producer):
             self._is_suspicious = True
         if self._producer is not None and not self._is_suspicious:
@@ -120,6 +122,7 @@ class KafkaPublisher:
         if self._producer is not None:
             _log.warning("producer_rebuilt")
             self._on_rebuild()
+            close_aside(self._producer)
         self._producer = None
         self._signs = DelaySigns()
         producer = Producer(
@@ -199,8 +202,8 @@ class KafkaPublisher:
                 _OFFSETS_DEADLINE_S,
             )
         except TimeoutError:
-            # It may never return. Nothing of it can be freed, so it is kept and forgotten.
-            self._abandoned.append(producer)
+            # Until it returns nothing of it can be freed.
+            self._abandoned.append((producer, self._bounded))
             self._producer = None
             self._bounded.close()
             self._bounded = BoundedCaller()
@@ -257,10 +260,31 @@ class KafkaPublisher:
             _log.warning("abort_failed", error=str(error))
             self._discard()
 
+    def _let_go(self) -> None:
+        """Close producers that were given up, as soon as their calls return.
+
+        They return once the group's coordinator is up again, hours later perhaps. Until then what
+        they report has to be taken, or it would pile up.
+        """
+        for producer, caller in list(self._abandoned):
+            _drain(producer)
+            if caller.is_idle:
+                self._abandoned.remove((producer, caller))
+                close_aside(producer)
+                _log.info("abandoned_producer_closed")
+
     def _discard(self) -> None:
         if self._producer is not None:
-            # Purged, or closing would wait for deliveries that can no longer come.
-            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            close_aside(self._producer)
             _log.warning("producer_discarded")
             self._on_rebuild()
         self._producer = None
+
+
+def _drain(producer: Producer) -> None:
+    """Take what a producer reports that nobody uses any more."""
+    try:
+        while producer.poll(0):
+            pass
+    except KafkaException:
+        return  # it failed for good, which is known

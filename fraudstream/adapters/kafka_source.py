@@ -7,6 +7,8 @@ is never asked: errors and ends of partitions have been seen to move it.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +33,7 @@ from fraudstream.adapters.kafka import (
     kafka_logger,
     to_record,
 )
-from fraudstream.adapters.kafka_bounded import BoundedCaller
+from fraudstream.adapters.kafka_bounded import BoundedCaller, close_aside
 from fraudstream.adapters.kafka_statistics import PartitionEnd, read_statistics
 from fraudstream.errors import BrokerUnavailableError, SlotTakenError
 from fraudstream.event import Record
@@ -42,6 +44,8 @@ _log = structlog.get_logger("source")
 
 _REQUEST_TIMEOUT_S = 3.0
 _STATISTICS_INTERVAL_MS = 1_000
+#: For so long after an outage a member may be fenced by what it asked for before.
+_OUTAGE_S = 30.0
 #: How long the loop may be away before the group gives its partitions to others. Every blocking
 #: call in the loop is bounded well below it.
 _MAX_POLL_INTERVAL_MS = 120_000
@@ -58,10 +62,16 @@ class PartitionStart:
 
 @dataclass(slots=True)
 class SourceHealth:
-    """What the client's statistics said last."""
+    """Whether Kafka answers, and what the client's statistics said last."""
 
     is_connected: bool = False
+    away_at_s: float = -math.inf
     ends: dict[tuple[str, int], PartitionEnd] = field(default_factory=dict)
+
+    def note_absence(self) -> None:
+        """Note that Kafka is away."""
+        self.is_connected = False
+        self.away_at_s = time.monotonic()
 
 
 class KafkaSource:
@@ -90,7 +100,8 @@ class KafkaSource:
         self._fenced = Fences()
         self._errors = Throttle()
         self._bounded = BoundedCaller()
-        self._abandoned: list[Consumer] = []
+        #: Counts the consumers made: what an earlier one still reports is let go.
+        self._generation = 0
         self._consumer = self._make_consumer()
         # Asks about the group without being in it: a member that was fenced gets no answers.
         self._inquirer = Consumer(
@@ -132,12 +143,11 @@ class KafkaSource:
 
     def _serve_others(self) -> None:
         """Let the clients drop their reports that nobody else waits for."""
-        for consumer in (self._inquirer, *self._abandoned):
-            consumer.poll(0)
+        self._inquirer.poll(0)
 
     def _make_consumer(self) -> Consumer:
         membership = self._membership
-        generation = len(self._abandoned)
+        generation = self._generation
         return Consumer(
             consumer_config(self._access, membership.group_id)
             | {
@@ -158,13 +168,15 @@ class KafkaSource:
     def _replace_consumer(self, error: KafkaError) -> None:
         """Join the group anew after a fatal error.
 
-        A broker that dies while a static member joins fences that member by its own lost request;
-        only when it happens again and again is it another worker of the same name.
+        A broker that was away fences a static member by the member's own lost request; only when it
+        happens again and again, and Kafka was there, is it another worker of the same name.
         """
         _log.warning("consumer_replaced", code=error.name(), text=error.str())
-        if self._fenced.are_too_many():
+        was_away = time.monotonic() - self.health.away_at_s < _OUTAGE_S
+        if not was_away and self._fenced.are_too_many():
             raise self._slot_taken(error)
-        self._abandoned.append(self._consumer)  # closing it may block
+        close_aside(self._consumer)
+        self._generation += 1
         self._revoked |= set(self._positions)
         self._positions, self._assigned, self._fatal = {}, None, None
         self._consumer, self._is_subscribed = self._make_consumer(), False
@@ -322,7 +334,7 @@ class KafkaSource:
         for message in messages:
             error = message.error()
             if error is not None:
-                self._on_error(len(self._abandoned), error)
+                self._on_error(self._generation, error)
                 continue
             record = to_record(message)
             partition = self._topics.partition(record.topic, record.partition)
@@ -357,18 +369,18 @@ class KafkaSource:
         self._assigned = None
 
     def _on_error(self, generation: int, error: KafkaError) -> None:
-        if generation != len(self._abandoned):
+        if generation != self._generation:
             return
         if self._errors.may_log(error.name()):
             _log.warning("kafka_error", code=error.name(), text=error.str())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.health.is_connected = False
+            self.health.note_absence()
         # An error that comes as a record is not marked as fatal, though its code says so.
         if error.fatal() or error.code() == KafkaError._FATAL:
             self._fatal = error
 
     def _on_statistics(self, generation: int, text: str) -> None:
-        if generation != len(self._abandoned):
+        if generation != self._generation:
             return
         statistics = read_statistics(text)
         self.health.is_connected = statistics.is_connected
