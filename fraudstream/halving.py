@@ -1,6 +1,6 @@
-"""Finds the one record whose output Kafka will never take, and gives that output up.
+"""Gives up the output that Kafka will never take, once the one record behind it is found.
 
-    a batch is refused ─▶ half as many records are read ─▶ … ─▶ one alone is refused
+    a batch is refused ─▶ the same records, half by half ─▶ … ─▶ one alone is refused
         ─▶ a dead letter in the place of its outputs ─▶ refused too: one without its payload
 
 The broker refuses what was sent together, so the output that it names first may be innocent.
@@ -9,52 +9,41 @@ Without this, one record would abort its batch for ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from fraudstream.alert import OutputRecord
-from fraudstream.errors import InvalidEventError, OutputRefusedError, Reason
+from fraudstream.errors import InvalidEventError, Reason
 from fraudstream.event import Record
 from fraudstream.pipeline import InputBatch, Processed
+from fraudstream.profile import InputPartition, Stretch
 
+#: Gives the number under which a record's partition is known (`KafkaSource.partition_of`).
+PartitionOf = Callable[[Record], InputPartition]
 #: Makes the dead letter of a record (`Pipeline.refuse`).
 Refuse = Callable[[Record, InvalidEventError], OutputRecord]
 
 
-class Halving:
-    """How many records to read at once, and which of them have outputs that were refused.
+#: Its outputs, its dead letter with its payload, and without.
+_REFUSALS_MAX = 3
 
-    Parameters
-    ----------
-    records_max
-        How many records a batch takes while nothing is refused.
-    """
 
-    def __init__(self, records_max: int) -> None:
-        self._limit = records_max
-        self._records_max = records_max
-        #: How often the outputs of a record were refused while it was alone.
+class Refusals:
+    """Which records have outputs that were refused while they were alone in their batch."""
+
+    def __init__(self) -> None:
         self._refused: dict[tuple[str, int, int], int] = {}
 
-    @property
-    def records_max(self) -> int:
-        """How many records the next batch may take."""
-        return self._records_max
+    def note(self, source: tuple[str, int, int]) -> bool:
+        """Note that a record that was alone was refused; say whether less can be tried."""
+        self._refused[source] = self._refused.get(source, 0) + 1
+        return self._refused[source] < _REFUSALS_MAX
 
-    def narrow(self, batch: InputBatch, error: OutputRefusedError) -> None:
-        """Take half as much the next time; a record that was alone is the one at fault."""
-        if len(batch.records) > 1:
-            self._records_max = max(len(batch.records) // 2, 1)
-        else:
-            self._refused[error.source] = self._refused.get(error.source, 0) + 1
-
-    def widen(self, batch: InputBatch) -> None:
-        """After a commit: forget what was refused in it; take larger batches again."""
-        for record in batch.records:
+    def forget(self, batch: InputBatch) -> None:
+        """Forget what was refused in a batch that is committed."""
+        for record in batch.records if self._refused else ():
             self._refused.pop((record.topic, record.partition, record.offset), None)
-        if not self._refused:
-            self._records_max = min(2 * self._records_max, self._limit)
 
-    def forget(self) -> None:
+    def forget_all(self) -> None:
         """Forget what was refused: whoever reads it now finds out for itself."""
         self._refused.clear()
 
@@ -68,3 +57,25 @@ class Halving:
                 error = InvalidEventError(Reason.OUTPUT_REFUSED)
                 letter = refuse(kept_of_it, error)._replace(source_index=index)
                 processed.replace(index, letter, Reason.OUTPUT_REFUSED)
+
+
+def halve(batch: InputBatch, partition_of: PartitionOf) -> tuple[InputBatch, InputBatch]:
+    """Cut a batch of several records in two, to be handled one after the other."""
+    middle = len(batch.records) // 2
+    first = _cut(batch.records[:middle], batch.stretches, partition_of)
+    # The second goes on where the first ends.
+    ends = {p: Stretch(s.end, s.end) for p, s in first.stretches.items()}
+    starts = dict(batch.stretches) | ends
+    return first, _cut(batch.records[middle:], starts, partition_of)
+
+
+def _cut(
+    records: Sequence[Record],
+    starts: Mapping[InputPartition, Stretch],
+    partition_of: PartitionOf,
+) -> InputBatch:
+    stretches: dict[InputPartition, Stretch] = {}
+    for record in records:
+        partition = partition_of(record)
+        stretches[partition] = Stretch(starts[partition].start, record.offset + 1)
+    return InputBatch(records, stretches)

@@ -7,9 +7,9 @@
                  │  └── nothing came: TIDYING (repair a slice, idle watermarks) ◀───┤
                  │ records                                                          │
                  ▼                                                                  │
-             PROCESSING ─▶ PUBLISHING ─▶ COMMITTED: advance our offsets, widen ─────┤
+             PROCESSING ─▶ PUBLISHING ─▶ COMMITTED: advance our offsets ────────────┤
                  │             ├─ aborted ────────────▶ READ AGAIN: rewind, wait ───┤
-                 │             ├─ an output refused ──▶ halve, then READ AGAIN ─────┤
+                 │             ├─ an output refused ──▶ each half of it by itself ──┤
                  │             └─ outcome unknown ────▶ IN DOUBT: new producer, ask │
                  │                                      what was committed ─────────┤
                  └─ profiles away: decided without them, or READ AGAIN              │
@@ -45,7 +45,7 @@ from fraudstream.errors import (
     UnavailableError,
     UnknownOutcomeError,
 )
-from fraudstream.halving import Halving
+from fraudstream.halving import Refusals, halve
 from fraudstream.pipeline import InputBatch, Pipeline, Processed
 from fraudstream.profile import InputPartition, Stretch
 from fraudstream.repair import Repairer
@@ -170,7 +170,7 @@ class Worker:
         self._rules = rules
         self._stopping = stopping
         self._log_starts: dict[InputPartition, int] = {}
-        self._halving = Halving(limits.batch_records_max)
+        self._refusals = Refusals()
         self._were_profiles_away = False
         self._backoff_s = 0.0
         self._tidied_at_s = 0.0
@@ -199,7 +199,7 @@ class Worker:
     def _turn(self) -> None:
         try:
             self._publisher.prepare()
-            batch = self._source.poll(self._halving.records_max, self._poll_timeout_s())
+            batch = self._source.poll(self._limits.batch_records_max, self._poll_timeout_s())
             self._follow_group()
             if batch.records:
                 self._handle(batch)
@@ -227,7 +227,8 @@ class Worker:
 
     # ------------------------------------------------------------------ one batch
 
-    def _handle(self, batch: InputBatch) -> None:
+    def _handle(self, batch: InputBatch) -> bool:
+        """Decide a batch and commit it; say whether that was done. If not, it is read again."""
         try:
             processed = self._process(batch)
             guard = self._guard.after(processed.are_bad(len(batch.records)))
@@ -239,20 +240,32 @@ class Worker:
             )
         except UnknownOutcomeError as error:
             if not self._was_committed(batch.stretches):
-                self._read_again(error)
-                return
+                return self._read_again(error)
         except OutputRefusedError as error:
-            self._halving.narrow(batch, error)
-            self._read_again(error)
-            return
+            return self._narrow_down(batch, error)
         except UnavailableError as error:
-            self._read_again(error)
-            return
+            return self._read_again(error)
         self._guard = guard
         self._source.advance(batch.stretches)
-        self._halving.widen(batch)
+        self._refusals.forget(batch)
         self._backoff_s = 0.0
         self._observer.committed(batch, processed, time.monotonic() - started_s)
+        return True
+
+    def _narrow_down(self, batch: InputBatch, error: OutputRefusedError) -> bool:
+        """Handle the same records half by half, down to the one at fault.
+
+        Without polling: what is read next may be other records, as long as there is a backlog.
+        """
+        _log.warning("output_refused", records=len(batch.records))
+        self._report_progress()
+        if len(batch.records) > 1:
+            self._observer.aborted(error)
+            return all(self._handle(half) for half in halve(batch, self._source.partition_of))
+        if self._refusals.note(error.source):
+            self._observer.aborted(error)
+            return self._handle(batch)
+        return self._read_again(error)
 
     def _process(self, batch: InputBatch) -> Processed:
         try:
@@ -263,7 +276,7 @@ class Worker:
         if isinstance(processed.store_error, ProfileLossError):
             self._note_loss()
         self._tell_of_profiles(processed.store_error)
-        self._halving.replace(batch, processed, self._pipeline.refuse)
+        self._refusals.replace(batch, processed, self._pipeline.refuse)
         return processed
 
     def _tell_of_profiles(self, error: StoreUnavailableError | None) -> None:
@@ -302,13 +315,14 @@ class Worker:
             return is_committed
         return False
 
-    def _read_again(self, error: UnavailableError) -> None:
+    def _read_again(self, error: UnavailableError) -> bool:
         _log.warning("batch_read_again", error=str(error))
         self._observer.aborted(error)
         self._source.rewind()
         is_repairable = isinstance(error, ProfileLossError)
         if not (is_repairable and self._repairer.gaps(self._source.positions)):
             self._wait()
+        return False
 
     def _wait(self) -> None:
         limits = self._limits
@@ -322,7 +336,7 @@ class Worker:
         if revoked:
             self._store.detach(revoked)
             self._is_settled = False
-            self._halving.forget()
+            self._refusals.forget_all()
         if assigned is None:
             return
         try:

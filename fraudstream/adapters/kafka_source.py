@@ -113,6 +113,10 @@ class KafkaSource:
         """By partition that was taken over: the next offset to process."""
         return self._positions
 
+    def partition_of(self, record: Record) -> InputPartition:
+        """Give the number under which a record's partition is known."""
+        return self._topics.partition(record.topic, record.partition)
+
     def poll(self, records_max: int, timeout_s: float) -> InputBatch:
         """Wait for a record, then take what else is there, at once.
 
@@ -337,7 +341,7 @@ class KafkaSource:
                 self._on_error(self._generation, error)
                 continue
             record = to_record(message)
-            partition = self._topics.partition(record.topic, record.partition)
+            partition = self.partition_of(record)
             position = self._positions.get(partition)
             # Left over from before a rebalance or a rewind: not ours, or processed already.
             if position is None or record.offset < position:
