@@ -52,17 +52,14 @@ def plan_topics(
 ) -> list[TopicPlan]:
     """Say what the topics should be.
 
-    Input topics are stamped by the broker: the time that bounds an event's own time must not
-    come from the same wrong clock.
+    Topics are stamped by the broker: the time that bounds an event's own time must not come from
+    the same wrong clock, and a broker refuses outputs that a worker stamps an hour ahead.
     """
     retention_ms = _UNLIMITED_MS if is_unlimited else horizon_ms + RETENTION_MARGIN_MS
     output_retention_ms = _UNLIMITED_MS if is_unlimited else _OUTPUT_RETENTION_MS
-    input_config = {
-        "retention.ms": str(retention_ms),
-        "cleanup.policy": "delete",
-        "message.timestamp.type": "LogAppendTime",
-    }
-    output_config = {"retention.ms": str(output_retention_ms), "cleanup.policy": "delete"}
+    stamped = {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime"}
+    input_config = stamped | {"retention.ms": str(retention_ms)}
+    output_config = stamped | {"retention.ms": str(output_retention_ms)}
     return [TopicPlan(name, partitions, input_config) for name in inputs] + [
         TopicPlan(name, partitions, output_config) for name in outputs
     ]

@@ -312,9 +312,10 @@ class Deployment:
 
     def create_topics(self, retention_ms: int = -1) -> Deployment:
         """Make the five topics."""
-        config = {"retention.ms": str(retention_ms), "message.timestamp.type": "LogAppendTime"}
+        stamped = {"message.timestamp.type": "LogAppendTime"}
+        kept = stamped | {"retention.ms": str(retention_ms)}
         new = [
-            NewTopic(name, self.partitions, 1, config=config if kind in _KINDS[:2] else {})
+            NewTopic(name, self.partitions, 1, config=kept if kind in _KINDS[:2] else stamped)
             for kind, name in self.topics.items()
         ]
         admin = self.admin
