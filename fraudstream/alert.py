@@ -29,6 +29,7 @@ from fraudstream.event import EVENT_BYTES_MAX, EVENT_TIME_MAX_MS, Record, format
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,512}")
+_TRACE = {"traceparent": _TRACEPARENT, "tracestate": _TRACESTATE}
 
 #: As the Kafka client takes them.
 Headers = list[tuple[str, str | bytes | None]]
@@ -193,11 +194,12 @@ def _headers(kind: str, identifier: object, record: Record, time: object) -> Hea
 
 def _trace(record: Record) -> Headers:
     """Pass the W3C trace context through, if it is one: headers are a publisher's free text."""
-    kept: Headers = []
+    kept: dict[str, bytes] = {}
     for name, value in record.headers:
-        pattern = {"traceparent": _TRACEPARENT, "tracestate": _TRACESTATE}.get(name)
-        if pattern is None or value is None or pattern.fullmatch(value) is None:
+        pattern = _TRACE.get(name)
+        # One of each: what many copies add up to, no output could carry, nor its dead letter.
+        if pattern is None or name in kept or value is None or pattern.fullmatch(value) is None:
             continue
         if not bytes_hold_card_number(value):
-            kept.append((name, value))
-    return kept
+            kept[name] = value
+    return list(kept.items())

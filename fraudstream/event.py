@@ -335,6 +335,10 @@ def _why_unreadable(payload: bytes, error: orjson.JSONDecodeError) -> Reason:
 
 
 def _convert(fields: dict[str, Any], kind: type[_EventT]) -> _EventT:
+    for name in _TIME_FIELDS:
+        value = fields.get(name)
+        if isinstance(value, str):
+            fields[name] = _FINER.sub(r"\1", value)  # msgspec would round it, even up to a second
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
@@ -342,6 +346,9 @@ def _convert(fields: dict[str, Any], kind: type[_EventT]) -> _EventT:
         raise _explain(str(error)) from None
 
 
+_TIME_FIELDS = ("event_time", "reported_at")
+#: Digits behind microseconds.
+_FINER = re.compile(r"(\.[0-9]{6})[0-9]+")
 _MISSING = re.compile(r"missing required field `([a-z_]+)`")
 _AT = re.compile(r"at `\$\.([a-z_]+)")
 

