@@ -148,4 +148,9 @@ def _judge_repeats(outcome: Outcome, decisions: Sequence[Row], rewound: Rewound)
 
 def _are_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     names = ("decision_id", "card_id", "amount_minor", "source")
-    return all(first[name] == second[name] for name in names)
+    if "degraded" in {*first["flags"], *second["flags"]}:
+        return all(first[name] == second[name] for name in names)
+    cards = [name for name in first["features"] if name.startswith("card_")]
+    return all(first[name] == second[name] for name in names) and all(
+        first["features"][name] == second["features"][name] for name in cards
+    )
