@@ -127,7 +127,7 @@ class KafkaSource:
         """
         if not self._is_subscribed:
             self._subscribe()
-        self._serve_others()
+        self._inquirer.poll(0)  # what it reports nobody waits for
         first = self._consumer.poll(timeout_s)
         messages = [] if first is None else [first]
         if first is not None and records_max > 1:
@@ -141,13 +141,16 @@ class KafkaSource:
 
         A record that comes with it is read again.
         """
-        self._serve_others()
-        if self._is_subscribed and self._consumer.poll(0) is not None:
-            self.rewind()
-
-    def _serve_others(self) -> None:
-        """Let the clients drop their reports that nobody else waits for."""
         self._inquirer.poll(0)
+        message = self._consumer.poll(0) if self._is_subscribed else None
+        if message is None:
+            return
+        error = message.error()
+        if error is None:
+            self.rewind()
+        else:
+            # A fatal one comes once, in this form too: let go, the consumer would stay dead.
+            self._on_error(self._generation, error)
 
     def _make_consumer(self) -> Consumer:
         membership = self._membership
