@@ -41,9 +41,10 @@ from fraudstream.pipeline import InputTopics, Models, Pipeline
 from fraudstream.profile import ProfileDefinition
 from fraudstream.rebuild import Progress, Rebuilder, RebuildParts
 from fraudstream.repair import LAST_TURN_S, TURN_S, Repairer
-from fraudstream.runtime import LoopLimits, Publisher, StartRules, Worker, WorkerParts
+from fraudstream.runtime import Worker
 from fraudstream.settings import Settings
 from fraudstream.topics import RETENTION_MARGIN_MS, TopicAdmin, require_retention
+from fraudstream.worker_parts import LoopLimits, Publisher, StartRules, WorkerParts
 
 if TYPE_CHECKING:  # a worker does without what reads files
     from fraudstream.replay.past import Past

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import orjson
+
 from fraudstream.alert import OutputRecord
 from fraudstream.errors import InvalidEventError, Reason
 from fraudstream.event import Record
@@ -33,15 +35,16 @@ class Refusals:
     def __init__(self) -> None:
         self._refused: dict[tuple[str, int, int], int] = {}
 
-    def note(self, source: tuple[str, int, int]) -> bool:
+    def note(self, record: Record) -> bool:
         """Note that a record that was alone was refused; say whether less can be tried."""
-        self._refused[source] = self._refused.get(source, 0) + 1
-        return self._refused[source] < _REFUSALS_MAX
+        place = _place(record)
+        self._refused[place] = self._refused.get(place, 0) + 1
+        return self._refused[place] < _REFUSALS_MAX
 
     def forget(self, batch: InputBatch) -> None:
         """Forget what was refused in a batch that is committed."""
         for record in batch.records if self._refused else ():
-            self._refused.pop((record.topic, record.partition, record.offset), None)
+            self._refused.pop(_place(record), None)
 
     def forget_all(self) -> None:
         """Forget what was refused: whoever reads it now finds out for itself."""
@@ -50,13 +53,45 @@ class Refusals:
     def replace(self, batch: InputBatch, processed: Processed, refuse: Refuse) -> None:
         """Put dead letters in the place of outputs that Kafka will never take."""
         for index, record in enumerate(batch.records) if self._refused else ():
-            times = self._refused.get((record.topic, record.partition, record.offset), 0)
+            times = self._refused.get(_place(record), 0)
             if times:
                 # Refused again: even the dead letter is too large with its payload.
                 kept_of_it = record if times == 1 else record._replace(key=None, value=None)
-                error = InvalidEventError(Reason.OUTPUT_REFUSED)
-                letter = refuse(kept_of_it, error)._replace(source_index=index)
-                processed.replace(index, letter, Reason.OUTPUT_REFUSED)
+                letter = refuse(kept_of_it, InvalidEventError(Reason.OUTPUT_REFUSED))
+                _put(processed, letter._replace(source_index=index))
+
+
+def _place(record: Record) -> tuple[str, int, int]:
+    return record.topic, record.partition, record.offset
+
+
+def _put(processed: Processed, letter: OutputRecord) -> None:
+    """Put a dead letter in the place of one record's outputs, also in what was counted."""
+    kept: list[OutputRecord] = []
+    is_put = False
+    for output in processed.outputs:
+        if output.source_index != letter.source_index:
+            kept.append(output)
+            continue
+        processed.counts.subtract(_counted(output))
+        if not is_put:
+            kept.append(letter)
+            is_put = True
+    processed.outputs = kept
+    processed.counts.update(_counted(letter))
+
+
+def _counted(output: OutputRecord) -> list[str]:
+    """Say what an output was counted as."""
+    if output.is_dead_letter:
+        reason = dict(output.headers)["fs_reason"]
+        assert isinstance(reason, bytes)
+        return ["dead_letters", f"dead_letter_{reason.decode()}"]
+    body = orjson.loads(output.value or b"{}")
+    if "alert_id" in body:
+        return ["alerts"]
+    flags = [f"flag_{flag}" for flag in body["flags"]]
+    return ["transactions", f"outcome_{body['outcome']}", *flags]
 
 
 def halve(batch: InputBatch, partition_of: PartitionOf) -> tuple[InputBatch, InputBatch]:

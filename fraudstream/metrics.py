@@ -50,7 +50,7 @@ _PLAIN_COUNTS = {
 
 
 class WorkerMetrics:
-    """Counts what the loop does (the `fraudstream.runtime.Observer`).
+    """Counts what the loop does (the `fraudstream.worker_parts.Observer`).
 
     Parameters
     ----------

@@ -30,7 +30,6 @@ from fraudstream.decision import (
     find_reasons,
 )
 from fraudstream.errors import InvalidEventError, StoreUnavailableError
-from fraudstream.errors import Reason as DeadLetterReason
 from fraudstream.event import EventRules, Label, Record, Transaction, parse_label, parse_transaction
 from fraudstream.features import EventColumns, Feature, VectorBuilder
 from fraudstream.profile import (
@@ -113,17 +112,6 @@ class Processed:
     counts: Counter[str] = field(default_factory=Counter)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     store_error: StoreUnavailableError | None = None
-
-    def replace(self, index: int, letter: OutputRecord, reason: DeadLetterReason) -> None:
-        """Put a dead letter in the place of one input record's outputs, alone in its batch."""
-        self.outputs = [letter if o.source_index == index else o for o in self.outputs]
-        first = next(i for i, o in enumerate(self.outputs) if o is letter)
-        self.outputs = [o for i, o in enumerate(self.outputs) if o is not letter or i == first]
-        for name in [n for n in self.counts if n.startswith(("outcome_", "flag_", "alerts"))]:
-            del self.counts[name]
-        self.counts["transactions"] = 0
-        self.counts[f"dead_letter_{reason.value}"] += 1
-        self.counts["dead_letters"] += 1
 
     def are_bad(self, records: int) -> list[bool]:
         """Say of each input record whether it was dead-lettered."""

@@ -27,16 +27,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
-from confluent_kafka import TopicPartition
 
-from fraudstream.adapters.kafka_source import KafkaSource
-from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
-from fraudstream.alert import OutputRecord
-from fraudstream.dead_letters import DeadLetterGuard
+from fraudstream.adapters.profiles import AttachPoint
 from fraudstream.errors import (
     BrokerUnavailableError,
     OutputRefusedError,
@@ -46,99 +40,12 @@ from fraudstream.errors import (
     UnknownOutcomeError,
 )
 from fraudstream.halving import Refusals, halve
-from fraudstream.pipeline import InputBatch, Pipeline, Processed
+from fraudstream.pipeline import InputBatch, Processed
 from fraudstream.profile import InputPartition, Stretch
-from fraudstream.repair import Repairer
 from fraudstream.start import find_places
+from fraudstream.worker_parts import LoopLimits, StartRules, WorkerParts
 
 _log = structlog.get_logger("worker")
-
-
-@dataclass(frozen=True, slots=True)
-class LoopLimits:
-    """Bounds of the loop.
-
-    Parameters
-    ----------
-    batch_records_max
-        How many records one transaction takes at most. Six calls to Valkey, some 10 ms.
-    poll_timeout_s
-        How long to wait for a first record.
-    backoff_min_s, backoff_max_s
-        How long to wait after an abort; doubled each time.
-    idle_interval_s
-        How often the watermarks of buckets without traffic are moved on.
-    """
-
-    batch_records_max: int = 256
-    poll_timeout_s: float = 0.1
-    backoff_min_s: float = 0.02
-    backoff_max_s: float = 1.0
-    idle_interval_s: float = 1.0
-
-
-class Observer(Protocol):
-    """Is told what the loop does: metrics and health."""
-
-    def looped(self, *, is_settled: bool) -> None:
-        """Note that the loop is alive, and whether it has partitions and Kafka answers."""
-        ...
-
-    def committed(self, batch: InputBatch, processed: Processed, publish_s: float) -> None:
-        """Note that a batch is out."""
-        ...
-
-    def aborted(self, error: UnavailableError) -> None:
-        """Note that a batch was not committed and will be read again."""
-        ...
-
-    def lag(self, records: Mapping[InputPartition, int], gap_records: int) -> None:
-        """How far behind the worker is, and how many records its profiles lack."""
-        ...
-
-
-class Publisher(Protocol):
-    """Publishes a batch's outputs, and commits the input offsets that they stand for."""
-
-    def prepare(self) -> None:
-        """Make ready; raises `BrokerUnavailableError` if that is not possible now."""
-        ...
-
-    def publish(
-        self, outputs: Sequence[OutputRecord], offsets: Sequence[TopicPartition], group: object
-    ) -> None:
-        """Publish and commit; raises an `UnavailableError` where that did not succeed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerParts:
-    """What a worker is made of."""
-
-    source: KafkaSource
-    publisher: Publisher
-    pipeline: Pipeline
-    store: BucketedProfileStore
-    repairer: Repairer
-    guard: DeadLetterGuard
-    observer: Observer
-
-
-@dataclass(frozen=True, slots=True)
-class StartRules:
-    """What to do where the answer is not plain.
-
-    Parameters
-    ----------
-    from_
-        Where to begin when the group's offsets are gone although profiles exist: ``earliest`` or
-        ``watermark``; None refuses.
-    is_degradable
-        Whether to decide without profiles when they are away.
-    """
-
-    from_: str | None = None
-    is_degradable: bool = True
 
 
 class Worker:
@@ -173,6 +80,7 @@ class Worker:
         self._refusals = Refusals()
         self._were_profiles_away = False
         self._backoff_s = 0.0
+        self._polled_at_s = 0.0
         self._tidied_at_s = 0.0
         self._gap_records = 0
         self._is_settled = False
@@ -200,6 +108,7 @@ class Worker:
         try:
             self._publisher.prepare()
             batch = self._source.poll(self._limits.batch_records_max, self._poll_timeout_s())
+            self._polled_at_s = time.monotonic()
             self._follow_group()
             if batch.records:
                 self._handle(batch)
@@ -258,14 +167,30 @@ class Worker:
         Without polling: what is read next may be other records, as long as there is a backlog.
         """
         _log.warning("output_refused", records=len(batch.records))
-        self._report_progress()
+        self._observer.aborted(error)
         if len(batch.records) > 1:
-            self._observer.aborted(error)
-            return all(self._handle(half) for half in halve(batch, self._source.partition_of))
-        if self._refusals.note(error.source):
-            self._observer.aborted(error)
-            return self._handle(batch)
+            return all(
+                self._may_go_on(half) and self._handle(half)
+                for half in halve(batch, self._source.partition_of)
+            )
+        if self._refusals.note(batch.records[0]):
+            return self._may_go_on(batch) and self._handle(batch)
         return self._read_again(error)
+
+    def _may_go_on(self, part: InputBatch) -> bool:
+        """Say whether a part of a batch is still ours to handle, and there is time for it.
+
+        If not, it is read again: the group may have moved on while an outcome was in doubt, and
+        a stop, or the group's patience, does not wait for a long search.
+        """
+        self._report_progress()
+        positions = self._source.positions
+        is_ours = all(positions.get(p) == s.start for p, s in part.stretches.items())
+        is_late = time.monotonic() - self._polled_at_s > self._limits.narrowing_max_s
+        if is_ours and not is_late and not self._stopping.is_set():
+            return True
+        self._source.rewind()
+        return False
 
     def _process(self, batch: InputBatch) -> Processed:
         try:

@@ -89,7 +89,7 @@ class AtLeastOncePublisher:
         """
         del group  # the commit is the consumer's own
         self.prepare()
-        self._deliveries.clear()
+        self._deliveries = Deliveries()
         self._batches += 1
         try:
             self._deliver(outputs)

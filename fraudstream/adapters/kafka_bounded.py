@@ -82,7 +82,8 @@ def close_aside(client: Producer | Consumer) -> None:
     producer still holds is purged first: it would come too late.
     """
     if isinstance(client, Producer):
-        client.purge(in_queue=True, in_flight=True, blocking=False)
+        # The binding has this flag the wrong way round: False would wait for every broker's thread.
+        client.purge(in_queue=True, in_flight=True, blocking=True)
     threading.Thread(target=_close, args=(client,), name="kafka-close", daemon=True).start()
 
 

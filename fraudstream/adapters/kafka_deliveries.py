@@ -22,14 +22,13 @@ _REFUSED = frozenset(
 
 
 class Deliveries:
-    """The outputs of one attempt on their way, and the delivery reports that came back."""
+    """The outputs of one attempt on their way, and the delivery reports that came back.
+
+    Each attempt has its own: reports of an earlier one may still come.
+    """
 
     def __init__(self) -> None:
         self._failed: list[tuple[KafkaError, OutputRecord]] = []
-
-    def clear(self) -> None:
-        """Begin an attempt."""
-        self._failed.clear()
 
     def enqueue(self, producer: Producer, output: OutputRecord, attempt: Headers) -> None:
         """Give an output to the producer; wait for a while where its queue is full.

@@ -173,7 +173,7 @@ class KafkaPublisher:
             raise UnknownOutcomeError(f"transaction in doubt: {error}") from error
 
     def _begin(self) -> None:
-        self._deliveries.clear()
+        self._deliveries = Deliveries()
         self._began_at_s = time.monotonic()
         self._transactions += 1
         self.attempt = f"{self._membership.transactional_id}/{self._run}/{self._transactions}"
@@ -188,7 +188,11 @@ class KafkaPublisher:
             except BrokerUnavailableError as error:
                 raise _MustAbortError(str(error)) from error
             except KafkaException as exception:
-                raise self._judge(error_of(exception)) from exception
+                found = error_of(exception)
+                if found.code() == KafkaError._STATE and not found.fatal():
+                    # An output before it was refused already; the reports say which.
+                    raise _MustAbortError(found.name()) from exception
+                raise self._judge(found) from exception
         producer.poll(0)
 
     def _send_offsets(self, offsets: list[TopicPartition], group: object) -> None:

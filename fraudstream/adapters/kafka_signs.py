@@ -49,6 +49,8 @@ class DelaySigns(logging.Logger):
         return {
             "logger": self,
             "log_level": _LOG_LEVEL,
+            # Whoever turned that off for other clients' sake would blind this one.
+            "log.connection.close": True,
             "statistics.interval.ms": _STATISTICS_INTERVAL_MS,
             "stats_cb": self._on_statistics,
         }
@@ -97,4 +99,5 @@ def is_sign(line: str) -> bool:
     if f"{_BOOTSTRAP}]" in line:
         return False
     kind = line.partition(" ")[0]
-    return kind == "REQTMOUT" or (kind == "FAIL" and "in state UP" in line)
+    is_in_use = "in state UP" in line or "in state REAUTH" in line
+    return kind == "REQTMOUT" or (kind == "FAIL" and is_in_use)

@@ -7,10 +7,9 @@ is never asked: errors and ends of partitions have been seen to move it.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -34,7 +33,7 @@ from fraudstream.adapters.kafka import (
     to_record,
 )
 from fraudstream.adapters.kafka_bounded import BoundedCaller, close_aside
-from fraudstream.adapters.kafka_statistics import PartitionEnd, read_statistics
+from fraudstream.adapters.kafka_statistics import SourceHealth, read_statistics
 from fraudstream.errors import BrokerUnavailableError, SlotTakenError
 from fraudstream.event import Record
 from fraudstream.pipeline import InputBatch, InputTopics
@@ -58,20 +57,6 @@ class PartitionStart:
     log_start: int
     log_end: int
     committed: int | None
-
-
-@dataclass(slots=True)
-class SourceHealth:
-    """Whether Kafka answers, and what the client's statistics said last."""
-
-    is_connected: bool = False
-    away_at_s: float = -math.inf
-    ends: dict[tuple[str, int], PartitionEnd] = field(default_factory=dict)
-
-    def note_absence(self) -> None:
-        """Note that Kafka is away."""
-        self.is_connected = False
-        self.away_at_s = time.monotonic()
 
 
 class KafkaSource:
@@ -101,7 +86,7 @@ class KafkaSource:
         self._errors = Throttle()
         self._bounded = BoundedCaller()
         #: Counts the consumers made: what an earlier one still reports is let go.
-        self._generation = 0
+        self._generation = self._taken_generation = 0
         self._consumer = self._make_consumer()
         # Asks about the group without being in it: a member that was fenced gets no answers.
         self._inquirer = Consumer(
@@ -182,11 +167,15 @@ class KafkaSource:
         was_away = time.monotonic() - self.health.away_at_s < _OUTAGE_S
         if not was_away and self._fenced.are_too_many():
             raise self._slot_taken(error)
-        close_aside(self._consumer)
+        self._renew_consumer()
+
+    def _renew_consumer(self) -> None:
+        left = self._consumer
         self._generation += 1
         self._revoked |= set(self._positions)
         self._positions, self._assigned, self._fatal = {}, None, None
         self._consumer, self._is_subscribed = self._make_consumer(), False
+        close_aside(left)
 
     def _subscribe(self) -> None:
         """Join the group, not before somebody polls: its answers are served inside poll()."""
@@ -201,12 +190,13 @@ class KafkaSource:
     def take_assignment(self) -> tuple[list[InputPartition] | None, set[InputPartition]]:
         """Give what the group assigned since the last call (None: nothing new), and took away."""
         assigned, self._assigned = self._assigned, None
+        self._taken_generation = self._generation
         revoked, self._revoked = self._revoked, set()
         return assigned, revoked
 
     def postpone(self, assigned: Sequence[InputPartition]) -> None:
-        """Put an assignment back that could not be taken over yet, unless a newer one came."""
-        if self._assigned is None:
+        """Put an assignment back that could not be taken over yet, unless it is out of date."""
+        if self._assigned is None and self._taken_generation == self._generation:
             self._assigned = list(assigned)
 
     def inspect(self, partitions: Iterable[InputPartition]) -> dict[InputPartition, PartitionStart]:
@@ -295,6 +285,7 @@ class KafkaSource:
         except TimeoutError:
             self._bounded.close()
             self._bounded = BoundedCaller()
+            self._renew_consumer()  # whatever it was asked next would wait for that commit
             raise BrokerUnavailableError("a commit of offsets does not return") from None
         except KafkaException as exception:
             raise BrokerUnavailableError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -39,6 +41,20 @@ class ClientStatistics:
 
     is_connected: bool
     ends: Mapping[tuple[str, int], PartitionEnd]
+
+
+@dataclass(slots=True)
+class SourceHealth:
+    """Whether Kafka answers, and what the client's statistics said last."""
+
+    is_connected: bool = False
+    away_at_s: float = -math.inf
+    ends: dict[tuple[str, int], PartitionEnd] = field(default_factory=dict)
+
+    def note_absence(self) -> None:
+        """Note that Kafka is away."""
+        self.is_connected = False
+        self.away_at_s = time.monotonic()
 
 
 def read_statistics(text: str) -> ClientStatistics:
