@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,7 +57,10 @@ def access(services: Services) -> KafkaAccess:
 @pytest.fixture
 def topic(access: KafkaAccess) -> str:
     name = f"export-{uuid.uuid4().hex[:8]}"
-    TopicAdmin(access).create(plan_topics([], [name], partitions=PARTITIONS, horizon_ms=1))
+    (plan,) = plan_topics([], [name], partitions=PARTITIONS, horizon_ms=1)
+    # Tests give the times of records.
+    stamped = {**plan.config, "message.timestamp.type": "CreateTime"}
+    TopicAdmin(access).create([replace(plan, config=stamped)])
     return name
 
 
