@@ -32,6 +32,8 @@ GROWTH_MAX = 0.05
 PAUSE_S = 12.0
 FAILPOINTS = ("FP1", "FP2", "FP3", "FP4", "FP5", "FP6", "FP7")
 REPAIR_TIMEOUT_S = 180.0
+#: What waits behind a broker that took its time is decided first.
+RECOVERY_TIMEOUT_S = 240.0
 
 Rng = np.random.Generator
 Cause = Callable[[Stage, Rng], None]
@@ -192,7 +194,7 @@ def soak(faults: FaultStack, folder: Path, seed: int, scale: Scale) -> Outcome:
 def _suffer(stage: Stage, name: str, rng: Rng) -> None:
     with stage.fault(name) as window:
         CAUSES[name](stage, rng)
-    stage.await_recovery(window.end_ms or 0)
+    stage.await_recovery(window.end_ms or 0, RECOVERY_TIMEOUT_S)
 
 
 def _await_whole_profiles(stage: Stage) -> None:
