@@ -44,6 +44,8 @@ def kill_at_failpoints(stack: FaultStack, folder: Path, seed: int, scale: Scale)
                 times_ms = _kill_at(stage, victims, rng)
             for at_ms in times_ms:
                 stage.await_recovery(at_ms)
+            # Or the next one would die while this one is still starting, and nobody would be left.
+            stage.crew.await_ready()
         stage.settle()
         outcome = stage.finish()
     longest_s, limit_s = max(outcome.recoveries_s), RECOVERY_S[scale]
