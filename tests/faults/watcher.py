@@ -37,6 +37,7 @@ class Watcher:
                 "group.id": f"{deployment.name}-watcher",
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
+                "topic.metadata.refresh.interval.ms": 5_000,
                 "fetch.wait.max.ms": 10,
                 "reconnect.backoff.max.ms": 500,
                 "log_level": 0,
