@@ -33,7 +33,8 @@ class LoopLimits:
     idle_interval_s
         How often the watermarks of buckets without traffic are moved on.
     narrowing_max_s
-        How long the search for a refused output may keep the worker from polling.
+        How long the search for a refused output may keep the worker from polling. Some refusals
+        take five seconds each, and nine find one record of 256: less would begin anew for ever.
     """
 
     batch_records_max: int = 256
@@ -41,7 +42,7 @@ class LoopLimits:
     backoff_min_s: float = 0.02
     backoff_max_s: float = 1.0
     idle_interval_s: float = 1.0
-    narrowing_max_s: float = 10.0
+    narrowing_max_s: float = 60.0
 
 
 class Observer(Protocol):
