@@ -11,12 +11,15 @@ from fraudstream.adapters.kafka import (
     kafka_logger,
     to_record,
 )
+from fraudstream.adapters.kafka_bounded import close_aside
 from fraudstream.errors import BrokerUnavailableError
 from fraudstream.event import Record
 from fraudstream.pipeline import InputBatch, InputTopics
 from fraudstream.profile import InputPartition, Stretch
 
 _POLL_TIMEOUT_S = 0.05
+#: So many polls in a row that brought not even the end of a partition: five seconds.
+_SILENCES_MAX = 100
 
 
 class KafkaLog:
@@ -39,6 +42,7 @@ class KafkaLog:
             "logger": kafka_logger(),
         }
         self._consumer: Consumer | None = None
+        self._silences = 0
         self._next: tuple[InputPartition, int] | None = None
 
     def read(self, partition: InputPartition, stretch: Stretch, records_max: int) -> InputBatch:
@@ -60,6 +64,8 @@ class KafkaLog:
         records: list[Record] = []
         end = stretch.start
         first = consumer.poll(_POLL_TIMEOUT_S)
+        if self._is_blind(consumer, is_silent=first is None):
+            return InputBatch([], {partition: Stretch(stretch.start, stretch.start)})
         # Asked for many, consume() would wait its whole time-out for the last of them.
         messages = [] if first is None else [first, *consumer.consume(records_max - 1, timeout=0)]
         for message in messages:
@@ -81,6 +87,15 @@ class KafkaLog:
         else:
             self._next = (partition, end)
         return InputBatch(records, {partition: Stretch(stretch.start, end)})
+
+    def _is_blind(self, consumer: Consumer, *, is_silent: bool) -> bool:
+        """Give a client up after some silence: one that was told of no broker stays blind."""
+        self._silences = self._silences + 1 if is_silent else 0
+        if self._silences < _SILENCES_MAX:
+            return False
+        close_aside(consumer)
+        self._consumer, self._silences = None, 0
+        return True
 
     def close(self) -> None:
         """Let go of the consumer."""

@@ -88,10 +88,7 @@ class KafkaSource:
         #: Counts the consumers made: what an earlier one still reports is let go.
         self._generation = self._taken_generation = 0
         self._consumer = self._make_consumer()
-        # Asks about the group without being in it: a member that was fenced gets no answers.
-        self._inquirer = Consumer(
-            consumer_config(access, membership.group_id) | {"logger": kafka_logger()}
-        )
+        self._inquirer = self._make_inquirer()
 
     @property
     def positions(self) -> Mapping[InputPartition, int]:
@@ -136,6 +133,16 @@ class KafkaSource:
         else:
             # A fatal one comes once, in this form too: let go, the consumer would stay dead.
             self._on_error(self._generation, error)
+
+    def _make_inquirer(self) -> Consumer:
+        """Make who asks about the group without being in it: a fenced member gets no answers."""
+        own = {"logger": kafka_logger()}
+        return Consumer(consumer_config(self._access, self._membership.group_id) | own)
+
+    def _renew_inquirer(self) -> None:
+        """Ask by a new client: one that was told of no broker may wait for ever (ADR 0014)."""
+        close_aside(self._inquirer)
+        self._inquirer = self._make_inquirer()
 
     def _make_consumer(self) -> Consumer:
         membership = self._membership
@@ -219,6 +226,7 @@ class KafkaSource:
                 offset = None if found.offset == OFFSET_INVALID else found.offset
                 starts[key] = PartitionStart(low, high, offset)
         except KafkaException as exception:
+            self._renew_inquirer()
             raise BrokerUnavailableError(
                 f"Kafka did not say where to start: {error_of(exception).name()}"
             ) from exception
@@ -237,6 +245,7 @@ class KafkaSource:
             try:
                 metadata = self._inquirer.list_topics(topic, timeout=_REQUEST_TIMEOUT_S)
             except KafkaException as exception:
+                self._renew_inquirer()
                 raise BrokerUnavailableError(
                     f"Kafka did not list its topics: {error_of(exception).name()}"
                 ) from exception

@@ -12,6 +12,9 @@ from typing import Any, Self
 from confluent_kafka import Consumer, Message, TopicPartition
 from harness import Deployment, Partition, Position, wait_for
 
+#: A client that was told of no broker stays blind when there is one again: after so long a silence
+#: a new one reads on.
+_BLIND_S = 5.0
 _POLL_S = 0.02
 
 
@@ -31,20 +34,24 @@ class Watcher:
         self._newest: dict[Partition, int] = {}
         self._times_ms: dict[Partition, list[int]] = defaultdict(list)
         self._thread = threading.Thread(target=self._run, name="watcher")
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "group.id": f"{deployment.name}-watcher",
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "topic.metadata.refresh.interval.ms": 5_000,
-                "fetch.wait.max.ms": 10,
-                "reconnect.backoff.max.ms": 500,
-                "log_level": 0,
-            }
-        )
+        self._config = {
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": f"{deployment.name}-watcher",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "topic.metadata.refresh.interval.ms": 5_000,
+            "fetch.wait.max.ms": 10,
+            "reconnect.backoff.max.ms": 500,
+            "log_level": 0,
+        }
         topic = deployment.topics["decisions"]
-        self._consumer.assign([TopicPartition(topic, n, 0) for n in range(deployment.partitions)])
+        self._next = {(topic, n): 0 for n in range(deployment.partitions)}
+        self._consumer = self._make_consumer()
+
+    def _make_consumer(self) -> Consumer:
+        consumer = Consumer(self._config)
+        consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
+        return consumer
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -96,13 +103,21 @@ class Watcher:
         }
 
     def _run(self) -> None:
+        heard_at_s = time.monotonic()
         while not self._stopping.is_set():
             first = self._consumer.poll(_POLL_S)
             now_ms = time.time_ns() // 1_000_000
             if first is None:
+                if time.monotonic() - heard_at_s > _BLIND_S:
+                    self._consumer.close()
+                    self._consumer = self._make_consumer()
+                    heard_at_s = time.monotonic()
                 continue
+            heard_at_s = time.monotonic()
             for message in [first, *self._consumer.consume(500, 0)]:
                 if message.error() is None:
+                    place = (message.topic() or "", message.partition() or 0)
+                    self._next[place] = (message.offset() or 0) + 1
                     self._note(_source(message), now_ms)
 
     def _note(self, source: Position, now_ms: int) -> None:
