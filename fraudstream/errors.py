@@ -126,15 +126,11 @@ class UnknownOutcomeError(BrokerUnavailableError):
 class OutputRefusedError(UnavailableError):
     """Kafka will never take one of a batch's outputs; the transaction was aborted.
 
-    Attributes
-    ----------
-    source
-        Topic, partition and offset of the input record behind that output.
+    Which one is not said: what was sent together is refused together (`fraudstream.halving`).
     """
 
-    def __init__(self, source: tuple[str, int, int]) -> None:
-        super().__init__("Kafka refuses the output of one record")
-        self.source = source
+    def __init__(self) -> None:
+        super().__init__("Kafka refuses an output")
 
 
 class StoreUnavailableError(UnavailableError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -28,7 +27,7 @@ class Deliveries:
     """
 
     def __init__(self) -> None:
-        self._failed: list[tuple[KafkaError, OutputRecord]] = []
+        self._failed: list[KafkaError] = []
 
     def enqueue(self, producer: Producer, output: OutputRecord, attempt: Headers) -> None:
         """Give an output to the producer; wait for a while where its queue is full.
@@ -50,7 +49,7 @@ class Deliveries:
                     output.value,
                     output.key,
                     headers=output.headers + attempt,
-                    on_delivery=partial(self._on_delivery, output),
+                    on_delivery=self._on_delivery,
                 )
             except BufferError:
                 if time.monotonic() > deadline_s:
@@ -58,16 +57,15 @@ class Deliveries:
                 producer.poll(0.05)
             except KafkaException as exception:
                 if error_of(exception).code() in _REFUSED:
-                    raise OutputRefusedError(source_of(output.headers)) from exception
+                    raise OutputRefusedError from exception
                 raise
             else:
                 return
 
     def raise_refused(self) -> None:
         """Raise `OutputRefusedError` if a report says that Kafka will never take an output."""
-        for error, output in self._failed:
-            if error.code() in _REFUSED:
-                raise OutputRefusedError(source_of(output.headers))
+        if any(error.code() in _REFUSED for error in self._failed):
+            raise OutputRefusedError
 
     def raise_failed(self) -> None:
         """Raise if any output was not delivered.
@@ -80,12 +78,12 @@ class Deliveries:
             Kafka did not take it this time.
         """
         self.raise_refused()
-        for error, _ in self._failed:
-            raise BrokerUnavailableError(f"not delivered: {error.name()}")
+        if self._failed:
+            raise BrokerUnavailableError(f"not delivered: {self._failed[0].name()}")
 
-    def _on_delivery(self, output: OutputRecord, error: KafkaError | None, _: Message) -> None:
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         if error is not None and error.code() not in _PURGED:
-            self._failed.append((error, output))
+            self._failed.append(error)
 
 
 def attempt_headers(attempt: str, records: int) -> Headers:
@@ -94,13 +92,3 @@ def attempt_headers(attempt: str, records: int) -> Headers:
     A reader can tell from them whether an attempt is there as a whole.
     """
     return [("fs_attempt", attempt.encode()), ("fs_attempt_records", b"%d" % records)]
-
-
-def source_of(headers: Headers) -> tuple[str, int, int]:
-    """Read from an output's headers which input record it answers."""
-    found = {name: value for name, value in headers if isinstance(value, bytes)}
-    return (
-        found["fs_source_topic"].decode(),
-        int(found["fs_source_partition"]),
-        int(found["fs_source_offset"]),
-    )

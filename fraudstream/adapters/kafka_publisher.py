@@ -39,7 +39,7 @@ from fraudstream.adapters.kafka import (
 )
 from fraudstream.adapters.kafka_bounded import BoundedCaller, close_aside
 from fraudstream.adapters.kafka_deliveries import Deliveries, attempt_headers
-from fraudstream.adapters.kafka_signs import DelaySigns
+from fraudstream.adapters.kafka_signs import DelaySigns, drain
 from fraudstream.alert import OutputRecord
 from fraudstream.errors import (
     BrokerUnavailableError,
@@ -115,11 +115,10 @@ class KafkaPublisher:
             Not now; call again.
         """
         self._let_go()
-        if self._producer is not None and self._signs.take(self._producer):
-            self._is_suspicious = True
-        if self._producer is not None and not self._is_suspicious:
-            return
         if self._producer is not None:
+            is_delayed = self._signs.take(self._producer)
+            if not (is_delayed or self._is_suspicious):
+                return
             _log.warning("producer_rebuilt")
             self._on_rebuild()
             close_aside(self._producer)
@@ -271,7 +270,7 @@ class KafkaPublisher:
         they report has to be taken, or it would pile up.
         """
         for producer, caller in list(self._abandoned):
-            _drain(producer)
+            drain(producer)
             if caller.is_idle:
                 self._abandoned.remove((producer, caller))
                 close_aside(producer)
@@ -283,12 +282,3 @@ class KafkaPublisher:
             _log.warning("producer_discarded")
             self._on_rebuild()
         self._producer = None
-
-
-def _drain(producer: Producer) -> None:
-    """Take what a producer reports that nobody uses any more."""
-    try:
-        while producer.poll(0):
-            pass
-    except KafkaException:
-        return  # it failed for good, which is known

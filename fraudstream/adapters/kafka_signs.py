@@ -57,12 +57,8 @@ class DelaySigns(logging.Logger):
 
     def take(self, producer: Producer) -> bool:
         """Let the producer report all it has to say; tell whether there was a sign in it."""
-        try:
-            while producer.poll(0):
-                pass
-        except KafkaException:  # fatal: it can only be replaced
-            self._is_seen = True
-        is_seen, self._is_seen = self._is_seen, False
+        has_failed = not drain(producer)
+        is_seen, self._is_seen = self._is_seen or has_failed, False
         return is_seen
 
     def handle(self, record: logging.LogRecord) -> None:
@@ -84,6 +80,16 @@ class DelaySigns(logging.Logger):
         if self._counted is not None and counted > self._counted:
             self._is_seen = True
         self._counted = counted
+
+
+def drain(producer: Producer) -> bool:
+    """Take all that a producer has to report; False if it failed for good."""
+    try:
+        while producer.poll(0):
+            pass
+    except KafkaException:
+        return False
+    return True
 
 
 def is_sign(line: str) -> bool:
