@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -284,12 +283,7 @@ class Deployment:
         """Nothing is made before it is asked for."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End what is left of the workers, and make room for the next test's topics."""
         for worker in self.workers:
             worker.clean_up()
@@ -422,9 +416,19 @@ class Deployment:
         kinds = ("transactions", "labels")
         return [(self.topics[kind], n) for kind in kinds for n in range(self.partitions)]
 
-    def await_done(self, timeout_s: float = PATIENCE_S) -> None:
-        """Wait until the group has committed everything that is in the input topics."""
-        ends = self.ends()
+    def await_done(
+        self, timeout_s: float = PATIENCE_S, ends: Mapping[Partition, int] | None = None
+    ) -> None:
+        """Wait until the group has committed everything that is in the input topics.
+
+        Parameters
+        ----------
+        timeout_s
+            For all of it.
+        ends
+            Up to where it must come, for each partition; by default to the end of the log.
+        """
+        ends = self.ends() if ends is None else ends
         alive = [worker for worker in self.workers if worker.exit_code is None]
 
         def is_done() -> bool:

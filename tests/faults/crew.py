@@ -17,7 +17,6 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from harness import PATIENCE_S, ROOT, Deployment, WorkerProcess, wait_for
@@ -146,16 +145,11 @@ class Crew:
         try:
             self.await_ready()
         except AssertionError:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End whatever is left."""
         self._stopping.set()
         self._thread.join()

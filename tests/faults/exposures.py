@@ -84,7 +84,7 @@ def kill(stage: Stage) -> None:
     """Kill the worker when everything of a transaction is sent."""
     with stage.fault("kill") as window:
         stage.crew.arm(0, "FP4", "kill").wait(_PATIENCE_S)
-    stage.await_recovery(window.end_ms or 0)
+    stage.await_recovery(window.end_ms)
     stage.settle()
 
 

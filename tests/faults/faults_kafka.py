@@ -57,7 +57,7 @@ def _delayed(stage: Stage, api_keys: tuple[int, ...], times: int) -> Outcome:
             for name, give_up in (("time-out", by_timeout), ("reset", by_reset)):
                 with stage.fault(f"request {api_key} held, {name}") as window:
                     release_in_next(stage, number % stage.plan.slots, api_key, give_up)
-                stage.await_recovery(window.end_ms or 0)
+                stage.await_recovery(window.end_ms)
     rebuilds = stage.crew.metric("fraudstream_producer_rebuilds_total")
     stage.settle()
     outcome = stage.finish()
@@ -93,7 +93,7 @@ def broker_killed(faults: FaultStack, folder: Path, seed: int, scale: Scale) -> 
                 stage.stack.kill_kafka()
                 time.sleep(away_s)
                 stage.stack.start_kafka()
-            stage.await_recovery(window.end_ms or 0)
+            stage.await_recovery(window.end_ms)
         stage.settle()
         outcome = stage.finish()
     _require_return(outcome)
@@ -109,7 +109,7 @@ def broker_restarted(faults: FaultStack, folder: Path, seed: int, scale: Scale) 
             with stage.fault("broker restarted") as window:
                 stage.stack.stop_kafka()
                 stage.stack.start_kafka()
-            stage.await_recovery(window.end_ms or 0)
+            stage.await_recovery(window.end_ms)
             time.sleep(3.0)  # a quiet period, as between two brokers of an update
         stage.settle()
         outcome = stage.finish()
@@ -127,17 +127,17 @@ def network(faults: FaultStack, folder: Path, seed: int, scale: Scale) -> Outcom
             stage.proxy.black_hole()
             shares.append(_cpu_share(stage, length_s))
             stage.proxy.heal()
-        stage.await_recovery(window.end_ms or 0)
+        stage.await_recovery(window.end_ms)
         with stage.fault("resets") as window:
             for _ in range(int(length_s)):
                 stage.proxy.reset_all()
                 time.sleep(1.0)
-        stage.await_recovery(window.end_ms or 0)
+        stage.await_recovery(window.end_ms)
         with stage.fault("latency") as window:
             stage.proxy.delay(0.1)
             shares.append(_cpu_share(stage, length_s))
             stage.proxy.heal()
-        stage.await_recovery(window.end_ms or 0)
+        stage.await_recovery(window.end_ms)
         stage.settle()
         outcome = stage.finish()
     outcome.extra["cpu_share_max"] = max(shares)
@@ -151,16 +151,21 @@ def aborted_on_purpose(faults: FaultStack, folder: Path, seed: int, scale: Scale
     length_s = 8.0 if scale == "short" else 60.0
     with Stage(faults, folder, seed, Plan(slots=2, rate=300)) as stage:
         with stage.fault("aborts"):
-            for slot in range(2):
-                entry = {"failpoint": "FP4", "action": "abort", "probability": 1 / 3}
-                stage.crew.plan(slot, [entry])
-            time.sleep(length_s)
-            stage.crew.disarm()
+            abort_a_third(stage, length_s)
         stage.settle()
         outcome = stage.finish()
     aborted = outcome.figures.aborted
     outcome.require(aborted >= length_s, f"only {aborted} transactions were aborted")
     return outcome
+
+
+def abort_a_third(stage: Stage, length_s: float) -> None:
+    """Abort a third of all workers' transactions for a while."""
+    for slot in range(stage.plan.slots):
+        entry = {"failpoint": "FP4", "action": "abort", "probability": 1 / 3}
+        stage.crew.plan(slot, [entry])
+    time.sleep(length_s)
+    stage.crew.disarm()
 
 
 def _require_return(outcome: Outcome) -> None:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from faults_kafka import by_reset, release_in_next
+from faults_kafka import abort_a_third, by_reset, release_in_next
 from harness import wait_for
 from load import Mixture
 from proxy import END_TXN
@@ -138,11 +138,7 @@ def reset(stage: Stage, rng: Rng) -> None:
 def abort(stage: Stage, rng: Rng) -> None:
     """Abort a third of all transactions for a while."""
     del rng
-    for slot in range(SLOTS):
-        entry = {"failpoint": "FP4", "action": "abort", "probability": 1 / 3}
-        stage.crew.plan(slot, [entry])
-    time.sleep(4.0)
-    stage.crew.disarm()
+    abort_a_third(stage, 4.0)
 
 
 def delay_end(stage: Stage, rng: Rng) -> None:
@@ -194,7 +190,7 @@ def soak(faults: FaultStack, folder: Path, seed: int, scale: Scale) -> Outcome:
 def _suffer(stage: Stage, name: str, rng: Rng) -> None:
     with stage.fault(name) as window:
         CAUSES[name](stage, rng)
-    stage.await_recovery(window.end_ms or 0, RECOVERY_TIMEOUT_S)
+    stage.await_recovery(window.end_ms, RECOVERY_TIMEOUT_S)
 
 
 def _await_whole_profiles(stage: Stage) -> None:

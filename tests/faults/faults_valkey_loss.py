@@ -39,7 +39,7 @@ class Losses:
         """Do it, and wait until the profiles are whole again."""
         with self._stage.fault(what) as window:
             do()
-        lost_ms = window.end_ms or 0
+        lost_ms = window.end_ms
         self._noted.append((what, lost_ms))
         self._repairs.append(await_whole(self._stage, window.start_ms, lost_ms))
 

@@ -27,7 +27,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 PRODUCE, OFFSET_COMMIT, JOIN_GROUP, HEARTBEAT = 0, 8, 11, 12
@@ -64,12 +63,7 @@ class _Proxy:
         """Give it; it runs already."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End it; open connections are cut."""
         self.close()
 

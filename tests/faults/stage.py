@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Self
 
 from checker import Verdict, check
@@ -106,12 +106,7 @@ class FaultStack:
             self._exits = exits.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End everything."""
         self._exits.close()
 
@@ -283,14 +278,9 @@ class Stage:
             self._exits = exits.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End whatever is left."""
-        self._exits.__exit__(kind, error, trace)
+        self._exits.close()
 
     @contextmanager
     def fault(self, name: str) -> Iterator[OpenWindow]:
@@ -349,18 +339,12 @@ class Stage:
         """
         self.load.stop()
         wanted = dict(self.deployment.ends() if ends is None else ends)
-        found: dict[Partition, int] = {}
-
-        def is_decided() -> bool:
-            found.update(self.deployment.committed())
-            return all(found.get(place, 0) >= end for place, end in wanted.items())
-
         deadline_s = time.monotonic() + timeout_s
         try:
-            wait_for(is_decided, "the group to commit everything", timeout_s)
+            self.deployment.await_done(timeout_s, wanted)
         except AssertionError as error:
             lines = [line for line in self.crew.log() if line.get("level") != "info"][-10:]
-            raise AssertionError(f"{error}: {found} of {wanted}; {lines}") from error
+            raise AssertionError(f"{error}; {lines}") from error
         left_s = max(deadline_s - time.monotonic(), 10.0)
         url = self.faults.services.valkey_url
         what = "the profiles to be whole"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,11 @@ pytestmark = pytest.mark.services
 SEED = 1
 
 
-@pytest.fixture(scope="module")
-def fault_stack() -> Iterator[FaultStack]:
-    with FaultStack() as started:
-        yield started
-
-
 def test_a_killed_worker_repeats_by_id_and_loses_nothing(
-    fault_stack: FaultStack, tmp_path: Path
+    faults: FaultStack, tmp_path: Path
 ) -> None:
     plan = Plan(slots=1, rate=200, settings={"DELIVERY": "at_least_once"})
-    with Stage(fault_stack, tmp_path, SEED, plan) as stage:
+    with Stage(faults, tmp_path, SEED, plan) as stage:
         # Its outputs are there by then, and the group does not know of them.
         held = stage.proxy.hold(OFFSET_COMMIT, containing=stage.deployment.name)
         assert held.wait(20)

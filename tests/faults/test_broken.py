@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ CHEAP = ("no_rewind", "no_id_check", "retries_as_duplicates")
 IS_FULL = os.environ.get("FRAUDSTREAM_TEST_FAULTS") == "full"
 SHOWN = tuple(DEFECTS) if IS_FULL else CHEAP
 SHOWN_EXPOSURES = tuple(dict.fromkeys(DEFECTS[name].exposure for name in SHOWN))
-
-
-@pytest.fixture(scope="module")
-def faults() -> Iterator[FaultStack]:
-    with FaultStack() as started:
-        yield started
 
 
 def test_every_defect_has_a_fault_that_shows_it() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from stage import FaultStack
 #: Numbers in the table of faults. The others are long, or shown by other tests too.
 SELECTION = (1, 3, 5, 7, 10, 14, 15, 16, 20, 21, 23, 25)
 SEED = 20_240_101
-
-
-@pytest.fixture(scope="module")
-def faults() -> Iterator[FaultStack]:
-    with FaultStack() as started:
-        yield started
 
 
 @pytest.mark.services

@@ -6,7 +6,6 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import Consumer, Message, TopicPartition
@@ -58,12 +57,7 @@ class Watcher:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End."""
         self.stop()
 
