@@ -13,6 +13,7 @@ import hmac
 import re
 from collections.abc import Iterator
 
+_DIGITS_MIN = 13
 # Whole runs only: a digit or letter on either side means it is part of something longer.
 _RUN = re.compile(r"(?<![0-9A-Za-z])[0-9](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z])")
 # The ways numbers are printed, beside other digits too: "number expiry", "number check digits".
@@ -39,7 +40,8 @@ def holds_card_number(text: str) -> bool:
     >>> holds_card_number("4111111111111112"), holds_card_number("1532513472345")
     (False, False)
     """
-    if _RUN.search(text) is None:  # nearly always; what is printed within a run is part of one
+    # Nearly always; what is printed within a run is part of one.
+    if len(text) < _DIGITS_MIN or _RUN.search(text) is None:
         return False
     runs = (run for pattern in (_RUN, _PRINTED) for run in pattern.findall(text))
     return any(_is_card_number(run) for run in runs)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,15 +104,14 @@ class Reason:
     contribution: np.float32
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What was decided on one transaction, and everything that is needed to decide it again."""
 
     transaction: Transaction
     score: np.float32
     outcome: Outcome
-    reasons: tuple[Reason, ...]
-    flags: tuple[Flag, ...]
+    reasons: tuple[Reason, ...] = ()
+    flags: tuple[Flag, ...] = ()
     missing_features: tuple[str, ...] = ()
 
     @property
@@ -120,37 +120,54 @@ class Decision:
         return self.outcome.is_alert and Flag.DUPLICATE not in self.flags
 
 
-def decide(score: float, policy: Policy) -> Outcome:
-    """Turn the model's score into an outcome.
+def number_outcomes(scores: NDArray[np.float32], policy: Policy) -> NDArray[np.int64]:
+    """Decide on many scores at once.
+
+    Thresholds are compared as float32, which scores are: one that is written 0.7 reaches a
+    threshold of 0.7.
+
+    Returns
+    -------
+    numbers
+        Shape (n,): 0 for ``APPROVE``, 1 for ``REVIEW``, 2 for ``DECLINE``.
 
     Examples
     --------
-    >>> policy = Policy(0.5, 0.9, 0.7)
-    >>> [decide(score, policy).value for score in (0.49, 0.5, 0.9)]
+    >>> scores = np.array([0.49, 0.5, 0.9], dtype=np.float32)
+    >>> number_outcomes(scores, Policy(0.5, 0.9, 0.7)).tolist()
+    [0, 1, 2]
+    """
+    reviewed = scores >= np.float32(policy.review_threshold)
+    declined = scores >= np.float32(policy.decline_threshold)
+    return np.where(declined, 2, reviewed.astype(np.int64))
+
+
+def decide(scores: NDArray[np.float32], policy: Policy) -> list[Outcome]:
+    """Turn the model's n scores into outcomes.
+
+    Examples
+    --------
+    >>> scores = np.array([0.49, 0.5, 0.9], dtype=np.float32)
+    >>> [outcome.value for outcome in decide(scores, Policy(0.5, 0.9, 0.7))]
     ['APPROVE', 'REVIEW', 'DECLINE']
     """
-    if _reaches(score, policy.decline_threshold):
-        return Outcome.DECLINE
-    if _reaches(score, policy.review_threshold):
-        return Outcome.REVIEW
-    return Outcome.APPROVE
+    return [_OUTCOMES[number] for number in number_outcomes(scores, policy).tolist()]
 
 
-def decide_degraded(score: float, policy: Policy) -> Outcome:
-    """Turn the fallback model's score into an outcome, at most ``REVIEW``.
+def decide_degraded(scores: NDArray[np.float32], policy: Policy) -> list[Outcome]:
+    """Turn the fallback model's n scores into outcomes, at most ``REVIEW``.
 
     Examples
     --------
-    >>> decide_degraded(0.99, Policy(0.5, 0.9, 0.7)).value
+    >>> decide_degraded(np.array([0.99], dtype=np.float32), Policy(0.5, 0.9, 0.7))[0].value
     'REVIEW'
     """
-    is_alert = _reaches(score, policy.fallback_review_threshold)
-    return Outcome.REVIEW if is_alert else Outcome.APPROVE
+    reviewed = scores >= np.float32(policy.fallback_review_threshold)
+    return [_OUTCOMES[number] for number in reviewed.tolist()]
 
 
-def _reaches(score: float, threshold: float) -> bool:
-    """Compare as float32, which scores are: one that is written 0.7 reaches a threshold of 0.7."""
-    return bool(np.float32(score) >= np.float32(threshold))
+#: In order of strictness, as `number_outcomes` numbers them.
+_OUTCOMES = (Outcome.APPROVE, Outcome.REVIEW, Outcome.DECLINE)
 
 
 def identity(transaction: Transaction) -> str:

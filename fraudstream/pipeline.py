@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,6 +216,7 @@ class Pipeline:
 
     def _parse(self, batch: InputBatch, counts: Counter[str]) -> _Parsed:
         parsed = _Parsed()
+        unknown_fields = mismatches = unknown_amounts = 0
         for index, record in enumerate(batch.records):
             partition = self._topics.partition(record.topic, record.partition)
             try:
@@ -222,15 +224,18 @@ class Pipeline:
             except InvalidEventError as error:
                 parsed.dead_letters.append((index, error))
                 continue
-            counts["unknown_fields"] += event.unknown_fields
+            unknown_fields += event.unknown_fields
             located = Located(event, partition, record.offset)
             if isinstance(event, Label):
                 parsed.labels.append(located)
             else:
-                counts["key_mismatch"] += record.key != event.card_id.encode()
-                counts["amount_unknown"] += event.amount_base_minor is None
+                mismatches += record.key != event.card_id.encode()
+                unknown_amounts += event.amount_base_minor is None
                 parsed.transactions.append(located)
                 parsed.indices.append(index)
+        counts["unknown_fields"] += unknown_fields
+        counts["key_mismatch"] += mismatches
+        counts["amount_unknown"] += unknown_amounts
         counts["labels"] += len(parsed.labels)
         counts["transactions"] += len(parsed.transactions)
         return parsed
@@ -278,7 +283,7 @@ class Pipeline:
         scores: NDArray[np.float32],
     ) -> list[Decision]:
         choose = decide if answers is not None else decide_degraded
-        outcomes = [choose(float(score), self._policy) for score in scores]
+        outcomes = choose(scores, self._policy)
         flags = _flags(answers, [batch.records[index] for index in parsed.indices])
         reasons = self._reasons(vectors, outcomes, is_degraded=answers is None)
         missing = () if answers is not None else self._missing_features
@@ -315,21 +320,23 @@ class Pipeline:
         processed: Processed,
     ) -> None:
         timings_ms = {s: round(1000 * t, 3) for s, t in processed.stage_seconds.items()}
-        by_index: dict[int, list[OutputRecord]] = {}
-        for row, (index, decision) in enumerate(zip(parsed.indices, decisions, strict=True)):
-            record = batch.records[index]
-            outputs = [self._encoder.decision(decision, vectors[row], record, index, timings_ms)]
-            processed.counts[f"outcome_{decision.outcome.value}"] += 1
-            processed.counts.update(f"flag_{flag.value}" for flag in decision.flags)
+        counts, outputs = processed.counts, processed.outputs
+        records = [batch.records[index] for index in parsed.indices]
+        encoded = self._encoder.decisions(decisions, vectors, records, parsed.indices, timings_ms)
+        for decision, record, output in zip(decisions, records, encoded, strict=True):
+            outputs.append(output)
+            if decision.flags:
+                counts.update(f"flag_{flag.value}" for flag in decision.flags)
             if decision.is_alerted:
-                outputs.append(self._encoder.alert(decision, record, index))
-                processed.counts["alerts"] += 1
-            by_index[index] = outputs
+                outputs.append(self._encoder.alert(decision, record, output.source_index))
+                counts["alerts"] += 1
+        outcomes = [decision.outcome for decision in decisions]
+        counts.update({f"outcome_{outcome.value}": outcomes.count(outcome) for outcome in Outcome})
         for index, error in parsed.dead_letters:
-            by_index[index] = [self._encoder.dead_letter(error, batch.records[index], index)]
-            processed.counts[f"dead_letter_{error.reason.value}"] += 1
-        processed.counts["dead_letters"] += len(parsed.dead_letters)
-        processed.outputs = [output for index in sorted(by_index) for output in by_index[index]]
+            outputs.append(self._encoder.dead_letter(error, batch.records[index], index))
+            counts[f"dead_letter_{error.reason.value}"] += 1
+        counts["dead_letters"] += len(parsed.dead_letters)
+        outputs.sort(key=attrgetter("source_index"))
 
 
 class _Lap:
@@ -353,19 +360,17 @@ def _transaction(located: Located) -> Transaction:
 
 def _flags(answers: ProfileAnswers | None, records: Sequence[Record]) -> list[tuple[Flag, ...]]:
     """Say how each transaction's decision was made."""
-    flags: list[list[Flag]] = [[] for _ in records]
-    if answers is None:
-        for own in flags:
-            own.append(Flag.DEGRADED)
-    else:
+    usual = (Flag.DEGRADED,) if answers is None else ()
+    flags: list[tuple[Flag, ...]] = [usual] * len(records)
+    if answers is not None:
         _add_profile_flags(flags, answers)
-    for own, record in zip(flags, records, strict=True):
-        if any(name == _REPLAY_HEADER for name, _ in record.headers):
-            own.append(Flag.REPLAYED)
-    return [tuple(own) for own in flags]
+    for row, record in enumerate(records):
+        if record.headers and any(name == _REPLAY_HEADER for name, _ in record.headers):
+            flags[row] += (Flag.REPLAYED,)
+    return flags
 
 
-def _add_profile_flags(flags: Sequence[list[Flag]], answers: ProfileAnswers) -> None:
+def _add_profile_flags(flags: list[tuple[Flag, ...]], answers: ProfileAnswers) -> None:
     card = answers.series.get("card_tx")
     rows = len(flags)
     too_late, incomplete, duplicate = (np.zeros(rows, dtype=bool) for _ in range(3))
@@ -385,4 +390,4 @@ def _add_profile_flags(flags: Sequence[list[Flag]], answers: ProfileAnswers) -> 
     marks.append((duplicate, Flag.DUPLICATE))
     for mask, flag in marks:
         for row in np.flatnonzero(mask).tolist():
-            flags[row].append(flag)
+            flags[row] += (flag,)

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from fraudstream.bundle import Bundle
-from fraudstream.decision import Outcome, Policy
+from fraudstream.decision import Outcome, Policy, number_outcomes
 from fraudstream.offline.evaluator import Evaluator
 from fraudstream.offline.labels import LabelRule
 from fraudstream.offline.sources import PaymentSource
@@ -116,22 +115,3 @@ def write_scores(
     """
     output = Output(out, scorer.frame, scorer.describe())
     return write_evaluated(source, name, plan, output, on_progress)
-
-
-def number_outcomes(scores: NDArray[np.float32], policy: Policy) -> NDArray[np.int64]:
-    """Decide on many scores as `fraudstream.decision.decide` does on one.
-
-    Returns
-    -------
-    numbers
-        Shape (n,): 0 for ``APPROVE``, 1 for ``REVIEW``, 2 for ``DECLINE``.
-
-    Examples
-    --------
-    >>> scores = np.array([0.49, 0.5, 0.9], dtype=np.float32)
-    >>> number_outcomes(scores, Policy(0.5, 0.9, 0.7)).tolist()
-    [0, 1, 2]
-    """
-    reviewed = scores >= np.float32(policy.review_threshold)
-    declined = scores >= np.float32(policy.decline_threshold)
-    return np.where(declined, 2, reviewed.astype(np.int64))

@@ -227,7 +227,7 @@ def test_a_span_is_of_kafka_timestamps(access: KafkaAccess, topic: str, tmp_path
 def test_a_decision_has_its_features_as_columns_exactly(
     access: KafkaAccess, topic: str, tmp_path: Path
 ) -> None:
-    outputs = [encoder(topic).decision(decision(), VECTOR, SOURCE, 0, TIMINGS_MS)]
+    outputs = encoder(topic).decisions([decision()], VECTOR[None], [SOURCE], [0], TIMINGS_MS)
     publish_outputs(access, topic, outputs)
     found = export_to(access, topic, tmp_path / "d.parquet", TopicKind.DECISIONS)
     columns = [f"feature.{name}" for name in FEATURES]
@@ -332,7 +332,7 @@ def test_strange_values_are_kept_whole(
 
 
 def test_csv_and_json_lines_hold_the_same(access: KafkaAccess, topic: str, tmp_path: Path) -> None:
-    outputs = [encoder(topic).decision(decision(), VECTOR, SOURCE, 0, TIMINGS_MS)]
+    outputs = encoder(topic).decisions([decision()], VECTOR[None], [SOURCE], [0], TIMINGS_MS)
     publish_outputs(access, topic, outputs * 3)
     for suffix in (".parquet", ".csv", ".jsonl"):
         summary = write_file(
@@ -384,7 +384,7 @@ def invoke(
 def test_a_topic_is_known_by_its_kind_and_by_its_name(
     access: KafkaAccess, topic: str, tmp_path: Path, by_kind: bool
 ) -> None:
-    outputs = [encoder(topic).decision(decision(), VECTOR, SOURCE, 0, TIMINGS_MS)]
+    outputs = encoder(topic).decisions([decision()], VECTOR[None], [SOURCE], [0], TIMINGS_MS)
     publish_outputs(access, topic, outputs)
     summary, file = invoke(access, tmp_path, topic, "decisions" if by_kind else topic)
     assert summary["records"] == 1

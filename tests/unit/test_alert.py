@@ -48,7 +48,13 @@ REASONS = {f.name: (f.reason_code, f.meaning) for f in DEFAULT_FEATURES}
 DEFINITION = DEFAULT_DEFINITION
 INPUTS = InputTopics("in.transactions", "in.labels")
 TOPICS = OutputTopics("out.decisions", "out.alerts", "out.dead-letters")
-ENCODER = Encoder(TOPICS, ModelIdentity("tiny", "7", "ab" * 32), "default@01234567", NAMES)
+
+
+def encoder(policy_version: str) -> Encoder:
+    return Encoder(TOPICS, ModelIdentity("tiny", "7", "ab" * 32), policy_version, NAMES)
+
+
+ENCODER = encoder("default@01234567")
 TRANSACTION = Transaction("tx1", RECORD_TIME_MS, "c1", "t1", 5716, "EUR", 5716)
 RECORD = Record("in.transactions", 3, 42, RECORD_TIME_MS + 5, b"c1", b"{}")
 VECTOR = np.arange(15, dtype=np.float32)
@@ -101,7 +107,8 @@ def headers(output: OutputRecord) -> dict[str, str | bytes | None]:
 def encode_decision(
     decision: Decision, vector: NDArray[np.float32] = VECTOR, record: Record = RECORD
 ) -> OutputRecord:
-    return ENCODER.decision(decision, vector, record, 0, {"parse": 0.05})
+    (output,) = ENCODER.decisions([decision], vector[None], [record], [0], {"parse": 0.05})
+    return output
 
 
 # ------------------------------------------------------------------ a decision
@@ -139,7 +146,7 @@ def test_a_decision_has_exactly_the_fields_of_the_contract() -> None:
 
 
 def test_a_vector_of_another_length_is_never_published() -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="of shape"):
         encode_decision(decision_of(), VECTOR[:14])
 
 
@@ -409,7 +416,7 @@ class Run:
             store=AwayStore() if self.is_away else store,
             models=self.models,
             policy=self.policy,
-            encoder=replace(ENCODER, policy_version=self.policy.version),
+            encoder=encoder(self.policy.version),
             stopwatch=itertools.count(0.0, 0.0123456).__next__,
         )
 

@@ -98,10 +98,7 @@ def test_a_variant_differs_in_its_scores_by_what_both_give_the_golden_vectors(
     assert found.scores.rows == len(vectors)
     assert found.scores.difference_max == np.abs(old.astype(float) - new).max() > 0
     policy = Policy(*THRESHOLDS, 0.5)
-    flipped = [
-        decide(float(x), policy) is not decide(float(y), policy)
-        for x, y in zip(old, new, strict=True)
-    ]
+    flipped = [x is not y for x, y in zip(decide(old, policy), decide(new, policy), strict=True)]
     assert found.scores.flips == sum(flipped)
 
 

@@ -154,11 +154,8 @@ def test_flips_are_what_the_policy_decides_otherwise_and_none_lies_beyond_the_di
 ) -> None:
     low, high = sorted(thresholds)
     policy = Policy(low, high, 0.5)
-    expected = [
-        row
-        for row, (old, new) in enumerate(zip(before, after, strict=True))
-        if decide(float(old), policy) is not decide(float(new), policy)
-    ]
+    decided = zip(decide(before, policy), decide(after, policy), strict=True)
+    expected = [row for row, (old, new) in enumerate(decided) if old is not new]
     flips = find_flips(before, after, (low, high))
     assert flips.rows.tolist() == expected
     assert flips.beyond_difference == 0
@@ -213,11 +210,8 @@ def test_a_certificate_says_what_is_so(made: Optimized, judged: LabelledVectors,
     assert not certificate.is_of_training
     assert certificate.score_difference_max == np.abs(old.astype(float) - new).max()
     policy = Policy(*THRESHOLDS, 0.5)
-    flipped = [
-        judged.transaction_id[row]
-        for row in range(len(judged))
-        if decide(float(old[row]), policy) is not decide(float(new[row]), policy)
-    ]
+    decided = zip(judged.transaction_id, decide(old, policy), decide(new, policy), strict=True)
+    flipped = [number for number, before, after in decided if before is not after]
     assert certificate.thresholds == THRESHOLDS
     assert list(certificate.flipped_transactions) == flipped
     assert certificate.flips == len(flipped)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from feature_names import DEFAULT_FEATURES, feature_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fraudstream.decision import (
     REASONS_MAX,
@@ -27,6 +28,15 @@ from fraudstream.event import Transaction
 
 POLICY = Policy(review_threshold=0.5, decline_threshold=0.875, fallback_review_threshold=0.75)
 TRANSACTION = Transaction("tx1", 1_532_513_472_500, "c1", "t1", 5716, "EUR", 5716)
+
+
+def one(
+    choose: Callable[[NDArray[np.float32], Policy], list[Outcome]], score: float, policy: Policy
+) -> Outcome:
+    (outcome,) = choose(np.array([score], dtype=np.float32), policy)
+    return outcome
+
+
 STRICTNESS = [Outcome.APPROVE, Outcome.REVIEW, Outcome.DECLINE]
 
 
@@ -44,7 +54,7 @@ STRICTNESS = [Outcome.APPROVE, Outcome.REVIEW, Outcome.DECLINE]
 def test_a_score_equal_to_a_threshold_takes_the_stricter_outcome(
     score: float, outcome: Outcome
 ) -> None:
-    assert decide(score, POLICY) is outcome
+    assert one(decide, score, POLICY) is outcome
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 0.9, 0.95])
@@ -52,14 +62,35 @@ def test_a_score_that_is_written_like_the_threshold_is_equal_to_it(threshold: fl
     """Scores are float32: the one that a decision shows as 0.9 is a little below the double 0.9."""
     score = float(np.float32(threshold))
     assert str(np.float32(threshold)) == str(threshold)
-    assert decide(score, Policy(0.0, threshold, 0.0)) is Outcome.DECLINE
-    assert decide(score, Policy(threshold, 1.0, 0.0)) is Outcome.REVIEW
-    assert decide_degraded(score, Policy(0.0, 1.0, threshold)) is Outcome.REVIEW
+    assert one(decide, score, Policy(0.0, threshold, 0.0)) is Outcome.DECLINE
+    assert one(decide, score, Policy(threshold, 1.0, 0.0)) is Outcome.REVIEW
+    assert one(decide_degraded, score, Policy(0.0, 1.0, threshold)) is Outcome.REVIEW
 
 
 def test_where_both_thresholds_are_one_there_is_no_review() -> None:
     policy = Policy(0.5, 0.5, 0.5)
-    assert [decide(score, policy) for score in (0.4, 0.5)] == [Outcome.APPROVE, Outcome.DECLINE]
+    assert [one(decide, score, policy) for score in (0.4, 0.5)] == [
+        Outcome.APPROVE,
+        Outcome.DECLINE,
+    ]
+
+
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+@settings(deadline=None, derandomize=True)
+def test_many_scores_are_decided_on_each_by_itself(
+    scores: list[float], review: float, decline: float
+) -> None:
+    review, decline = sorted((review, decline))
+    edges = [np.float32(edge) for edge in (review, decline)]
+    scores += [float(edge) for edge in edges] + [
+        float(np.nextafter(e, np.float32(0))) for e in edges
+    ]
+    expected = [STRICTNESS[sum(score >= float(edge) for edge in edges)] for score in scores]
+    assert decide(np.array(scores, np.float32), Policy(review, decline, 0.0)) == expected
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
@@ -71,7 +102,7 @@ def test_a_higher_score_is_never_treated_more_gently(
     review, decline = sorted((review, decline))
     policy = Policy(review, decline, review)
     for choose in (decide, decide_degraded):
-        outcomes = [STRICTNESS.index(choose(score, policy)) for score in (low, high)]
+        outcomes = [STRICTNESS.index(one(choose, score, policy)) for score in (low, high)]
         assert outcomes == sorted(outcomes)
 
 
@@ -85,7 +116,7 @@ def test_a_higher_score_is_never_treated_more_gently(
     ],
 )
 def test_without_profiles_nothing_is_declined(score: float, outcome: Outcome) -> None:
-    assert decide_degraded(score, POLICY) is outcome
+    assert one(decide_degraded, score, POLICY) is outcome
 
 
 def test_the_outcomes_of_which_somebody_is_told() -> None:

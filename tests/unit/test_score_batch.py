@@ -8,21 +8,18 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twin_vectors import OUTPUTS, as_records, decide
 from typer.testing import CliRunner, Result
 
 from fraudstream.bundle import Bundle, load_bundle
 from fraudstream.cli import app
 from fraudstream.decision import Outcome, Policy
-from fraudstream.decision import decide as decide_one
 from fraudstream.errors import UsageError
 from fraudstream.export.columns import TopicKind
 from fraudstream.export.files import write_file
 from fraudstream.offline.contract import Rules
 from fraudstream.offline.labels import LabelsAfter
-from fraudstream.offline.scoring import Scorer, number_outcomes, write_scores
+from fraudstream.offline.scoring import Scorer, write_scores
 from fraudstream.offline.sources import PaymentSource
 from fraudstream.offline.stretches import Plan
 from fraudstream.profile import DAY_MS
@@ -242,31 +239,3 @@ def test_no_file_is_lost_to_the_command(folder: Path, tmp_path: Path) -> None:
     assert "files that are read" in str(done.exception)
     assert out.read_bytes() == b"precious"
     score(folder, "stream.parquet", out, "--replace")
-
-
-@pytest.mark.parametrize("review", [0.0, 0.1, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("decline", [0.3, 0.7, 0.8, 1.0])
-def test_many_scores_are_decided_on_like_one(review: float, decline: float) -> None:
-    policy = Policy(review, decline, 0.0)
-    edges = np.array([review, decline, 0.0, 1.0], np.float32)
-    near = [np.nextafter(edges, np.float32(side)) for side in (-1, 2)]
-    scores = np.concatenate([edges, *near, np.array([np.nan], np.float32)])
-    numbers = number_outcomes(scores, policy)
-    expected = [decide_one(float(score), policy).value for score in scores]
-    assert [OUTCOMES[number] for number in numbers] == expected
-    assert numbers[1] == 2
-    assert numbers[0] >= 1
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20),
-    st.floats(0, 1),
-    st.floats(0, 1),
-)
-def test_any_scores_are_decided_on_like_one(
-    scores: list[float], review: float, decline: float
-) -> None:
-    policy = Policy(review, decline, 0.0)
-    numbers = number_outcomes(np.array(scores, np.float32), policy)
-    assert [OUTCOMES[n] for n in numbers] == [decide_one(s, policy).value for s in scores]
