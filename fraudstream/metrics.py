@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    Metric,
     ProcessCollector,
     make_wsgi_app,
 )
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from fraudstream import __version__
 from fraudstream.errors import Reason, SettingsError, UnavailableError
@@ -110,12 +115,12 @@ class WorkerMetrics:
             buckets=_BATCH_BUCKETS,
             registry=self.registry,
         )
-        self._latency = Histogram(
+        self._latency = _BulkHistogram(
             "fraudstream_decision_latency_seconds",
             "From a transaction's Kafka timestamp to the commit of its decision.",
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self.registry,
+            _LATENCY_BUCKETS_S,
         )
+        self.registry.register(self._latency)
 
     def _make_gauges(self) -> None:
         registry = self.registry
@@ -158,10 +163,9 @@ class WorkerMetrics:
         for stage, seconds in processed.stage_seconds.items():
             self._stages.labels(stage).observe(seconds)
         self._stages.labels("publish").observe(publish_s)
-        now_ms = self._clock() * 1000
-        for record in batch.records:
-            if record.topic == self._topics.transactions:
-                self._latency.observe(max(now_ms - record.timestamp_ms, 0.0) / 1000)
+        topic, now_ms = self._topics.transactions, self._clock() * 1000
+        times_ms = [record.timestamp_ms for record in batch.records if record.topic == topic]
+        self._latency.observe(np.maximum(now_ms - np.array(times_ms), 0.0) / 1000)
         self._count(processed.counts)
         if processed.store_error is not None:
             self._store_failures.inc()
@@ -200,6 +204,29 @@ class WorkerMetrics:
         self._records.labels("transactions", "decided").inc(counts.get("transactions", 0))
         self._records.labels("labels", "applied").inc(counts.get("labels", 0))
         self._records.labels("any", "dead_letter").inc(counts.get("dead_letters", 0))
+
+
+class _BulkHistogram(Collector):
+    """A histogram that takes many observations at once: the client's own takes 1.5 µs for each."""
+
+    def __init__(self, name: str, text: str, buckets: Sequence[float]) -> None:
+        self._name, self._text = name, text
+        self._edges = np.array(buckets)
+        self._counts = np.zeros(len(buckets) + 1, dtype=np.int64)
+        self._sum = 0.0
+
+    def observe(self, values: NDArray[np.float64]) -> None:
+        """Count n values, shape (n,); one that equals an edge is below it."""
+        places = np.searchsorted(self._edges, values, side="left")
+        self._counts += np.bincount(places, minlength=len(self._counts))
+        self._sum += float(values.sum())
+
+    def collect(self) -> Iterator[Metric]:
+        """Give what Prometheus reads."""
+        edges = [*map(str, self._edges.tolist()), "+Inf"]
+        counts = np.cumsum(self._counts).tolist()
+        buckets = list(zip(edges, counts, strict=True))
+        yield HistogramMetricFamily(self._name, self._text, buckets, self._sum)
 
 
 class HealthServer:
