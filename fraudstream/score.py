@@ -7,47 +7,25 @@ The score is not the decision: `fraudstream.decision` makes one of it. Nor is it
 unless the bundle brings a calibration (`fraudstream.calibration`).
 
 Pure: a model comes in as bytes and scores with one thread, so that the same vector gets the same
-score in any batch, bit for bit. Importing this module imports XGBoost without pandas and
-scikit-learn, which it would load when they are installed (205 MB and 3.9 s instead of 64 MB and
-0.8 s) although only its scikit-learn classes and data frames as input need them.
+score in any batch, bit for bit. XGBoost's library is called directly (`fraudstream.xgboost_c`).
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fraudstream import xgboost_c
 from fraudstream.calibration import Calibration
 from fraudstream.errors import BundleError, SettingsError
 from fraudstream.ubj import UbjError, check_model
 
-
-@contextmanager
-def _hidden(*modules: str) -> Iterator[None]:
-    """Let `import` find none of these modules, unless they are loaded already.
-
-    None in ``sys.modules`` is Python's own mark for "there is no such module".
-    """
-    hidden = [module for module in modules if module not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # typeshed knows no None
-    try:
-        yield
-    finally:
-        for module in hidden:
-            del sys.modules[module]
-
-
-with _hidden("pandas", "sklearn"):
-    import xgboost
-
 #: A model scores the same only in the version that it was made with.
-XGBOOST_VERSION: str = xgboost.__version__
+XGBOOST_VERSION: str = xgboost_c.version()
 #: Where trees are walked through, or grown.
 Device = Literal["cpu", "cuda"]
 
@@ -60,7 +38,7 @@ def require_device(device: Device) -> None:
     SettingsError
         This build of XGBoost has no CUDA.
     """
-    if device == "cuda" and not xgboost.build_info().get("USE_CUDA"):
+    if device == "cuda" and not xgboost_c.has_cuda():
         raise SettingsError(
             "device: cuda needs the full xgboost, and this is the build for CPUs: pip uninstall "
             f"xgboost-cpu, pip install 'xgboost=={XGBOOST_VERSION}', or write device: cpu"
@@ -108,10 +86,10 @@ class Model:
         self._calibration = calibration
         self.device = device
         # One thread: more are slower for small batches, and jump to 65-90 ms now and then.
-        self._booster = xgboost.Booster({"nthread": 1, "device": device})
+        parameters = {"nthread": "1", "device": device}
         try:
-            self._booster.load_model(bytearray(ubj))
-        except xgboost.core.XGBoostError as error:
+            self._booster = xgboost_c.Booster(ubj, parameters)
+        except xgboost_c.XGBoostError as error:
             raise BundleError("is refused by XGBoost") from error
 
     def score(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -168,20 +146,16 @@ class Model:
         return float(self._contributions_and_bias(unknown, is_approximate=False)[0, -1])
 
     def _raw(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self._booster.inplace_predict(rows, missing=np.nan)
-        return scores
+        return self._booster.predict(rows)
 
     def _contributions_and_bias(
         self, rows: NDArray[np.float32], *, is_approximate: bool
     ) -> NDArray[np.float32]:
-        matrix = xgboost.DMatrix(rows, missing=np.nan, nthread=1, feature_names=list(self.columns))
-        contributions: NDArray[np.float32] = self._booster.predict(
-            matrix, pred_contribs=True, approx_contribs=is_approximate
-        )
-        return contributions
+        return self._booster.contributions(rows, is_approximate=is_approximate)
 
     def _rows(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         if vectors.dtype != np.float32 or vectors.shape[1:] != (len(self.columns),):
             msg = f"expected float32 of shape (n, {len(self.columns)})"
             raise ValueError(msg)
-        return np.ascontiguousarray(vectors)
+        rows = np.ascontiguousarray(vectors)
+        return rows if rows.flags.aligned else rows.copy()
