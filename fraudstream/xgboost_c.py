@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,7 @@ _FUNCTIONS: Final[dict[str, tuple[type, ...]]] = {
     "XGBoosterLoadModelFromBuffer": (_Handle, _Text, _Count),
     "XGBoosterPredictFromDense": (_Handle, _Text, _Text, _Handle, *_PREDICTION),
     "XGBoosterPredictFromDMatrix": (_Handle, _Handle, _Text, *_PREDICTION),
+    "XGProxyDMatrixCreate": (ctypes.POINTER(_Handle),),
     "XGDMatrixCreateFromDense": (_Text, _Text, ctypes.POINTER(_Handle)),
     "XGDMatrixFree": (_Handle,),
 }
@@ -133,6 +135,18 @@ def has_cuda() -> bool:
     return orjson.loads(info.value or b"{}").get("USE_CUDA") is True
 
 
+class _Proxy(threading.local):
+    """A matrix that stands for other memory at each prediction, of each thread its own.
+
+    Given none, a prediction makes one: 60 µs, half of what a single row takes.
+    """
+
+    def __init__(self) -> None:
+        self.handle = _Handle()
+        _call(_LIBRARY.XGProxyDMatrixCreate, ctypes.byref(self.handle))
+        weakref.finalize(self, _LIBRARY.XGDMatrixFree, self.handle).atexit = False
+
+
 class Booster:
     """A model in the library's memory, which is freed with this object.
 
@@ -154,13 +168,14 @@ class Booster:
         _call(_LIBRARY.XGBoosterCreate, None, 0, ctypes.byref(self._handle))
         # But not at exit, when a daemon thread may still predict.
         weakref.finalize(self, _LIBRARY.XGBoosterFree, self._handle).atexit = False
+        self._proxy = _Proxy()
         for name, value in parameters.items():
             _call(_LIBRARY.XGBoosterSetParam, self._handle, name.encode(), value.encode())
         _call(_LIBRARY.XGBoosterLoadModelFromBuffer, self._handle, model, len(model))
 
     def predict(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score n > 0 rows, C-contiguous; NaN is "not known". Gives shape (n,)."""
-        arguments = (self._handle, _interface(rows), _SCORES, None)
+        arguments = (self._handle, _interface(rows), _SCORES, self._proxy.handle)
         return _predict(_LIBRARY.XGBoosterPredictFromDense, arguments, (len(rows),))
 
     def contributions(
