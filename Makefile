@@ -106,7 +106,12 @@ faults: install ## Every fault at full length, and docs/reliability-results.md (
 soak: install ## A random mixture of faults, as long as you like (MINUTES=30)
 	@$(BIN)/python tests/faults/matrix.py --faults 27 --again 27 --minutes $(MINUTES) $(FAULT_ARGS)
 
-bench: install ## Latency from produce to readable alert (BENCH_ARGS="--rate 500")
+bench: bench-throughput bench-latency ## Both of the following: more than an hour
+
+bench-throughput: install ## Against peers and the limit (BENCH_ARGS="--without kafka-streams")
+	@$(BIN)/python -m benchmarks.contest $(BENCH_ARGS)
+
+bench-latency: install ## From due to readable, open loop (BENCH_ARGS="--rate 1000 --episodes 0")
 	@$(BIN)/python -m benchmarks.latency $(BENCH_ARGS)
 
 schemas: install ## Write docs/schemas/v1 anew from the code
@@ -132,5 +137,5 @@ clean: ## Remove the environments, caches and build products (Kafka's jars stay 
 	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@git clean -fdXq -- fraudstream tests benchmarks
 
-.PHONY: help install demo test parity quality faults soak lint format bench schemas lock clean
+.PHONY: help install demo test parity quality faults soak lint format bench bench-throughput bench-latency schemas lock clean
 .DELETE_ON_ERROR:

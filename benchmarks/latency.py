@@ -1,229 +1,220 @@
-"""Latency from produce to readable, open loop: ``python -m benchmarks.latency --rate 500``.
+"""Latency from due to readable, open loop: ``python -m benchmarks.latency --rate 500``.
 
-Arrivals follow a fixed schedule; latency counts from the moment an event was *due*, so a stall is
-charged to everything that was due meanwhile. The reader is a process of its own, reads at
-``read_committed``, and waits for single records (a reader that asks for a batch with a time-out
-measures its own waiting). Everything, broker and Valkey included, shares this machine.
+For each rate and round a fresh Kafka and Valkey are started, and on them are measured, in turns:
+fraudstream with each delivery guarantee, and a bare transactional echo of the same payments. Each
+gets a history first, which fills the windows, then payments by a fixed schedule; those of the
+warm-up are not counted.
 
-Events are uniform over cards and terminals and the review threshold is lowered until about one in
-twenty is an alert, so that the alerts' percentiles rest on enough of them.
+Apart from that, in some more rounds: the first minute of a worker from the start of its process,
+and a minute in which one more worker joins and leaves.
+
+Everything, broker and Valkey included, shares this machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
-import platform
-import subprocess
+import shlex
+import signal
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
-from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fraudstream.adapters.kafka import (
-    KafkaAccess,
-    consumer_config,
-    kafka_logger,
-    producer_config,
+from benchmarks.episodes import LEAD_S, cold_start, conditions_of, rebalance
+from benchmarks.histograms import figures_of
+from benchmarks.job.model import make_bundle
+from benchmarks.latency_report import Report, Round
+from benchmarks.open_loop import Channel, Observed, Schedule, open_loop
+from benchmarks.subjects import (
+    DELIVERIES,
+    ECHO,
+    Echo,
+    Subject,
+    WorkerOptions,
+    Workers,
+    make_topics,
 )
-from fraudstream.feature_files import default_feature_set
-from fraudstream.local.stack import local_stack
-from fraudstream.topics import TopicAdmin, plan_topics
+from fraudstream.local.stack import LocalStack, local_stack
 
-_INPUTS = ["fraudstream.transactions", "fraudstream.labels"]
-_OUTPUTS = ["fraudstream.decisions", "fraudstream.alerts", "fraudstream.dead-letters"]
-_PARTITIONS = 6
-_METRICS_PORT = 19_464
-_PERCENTILES = (50.0, 99.0, 99.9)
-_BUNDLE = Path(__file__).parent.parent / "models" / "default"
+_RATES = (200.0, 1_000.0, 2_000.0, 5_000.0)
+_BUILD = Path("build/bench")
+#: Each new broker has made its internal topics, and compiled its code, before anybody is measured.
+_BROKER_WARM_UP = Schedule(rate_per_s=200, seconds=2, history=5_000)
+
+_Step = Callable[[str], None]
 
 
 def main() -> None:
-    """Measure, and print one line of JSON for each kind of output."""
+    """Measure, print tables, and write the results to files."""
     arguments = _arguments()
-    rounds = [_round(arguments, seed) for seed in range(arguments.rounds)]
-    for kind in ("alerts", "decisions"):
-        figures = [_summary(latencies[kind]) for latencies in rounds]
-        print(json.dumps({"output": kind} | _over_rounds(figures) | _conditions(arguments)))
+    bundle = arguments.bundle or make_bundle(_BUILD)
+    if not (bundle / "manifest.json").exists():
+        sys.exit(f"there is no bundle in {bundle}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
+    command = shlex.join(["python", "-m", "benchmarks.latency", *sys.argv[1:]])
+    report = Report(
+        command, datetime.now(UTC).isoformat(timespec="seconds"), _plain(vars(arguments))
+    )
+    options = WorkerOptions(
+        bundle.resolve(),
+        arguments.workers,
+        arguments.review_threshold,
+        dict(arguments.env),
+    )
+    subjects = [*arguments.delivery, ECHO]
+    rounds = len(arguments.rate) * arguments.rounds * len(subjects)
+    with _progress(rounds + 2 * arguments.episodes * len(arguments.delivery)) as step:
+        for run in _runs(arguments, options, report, step):
+            run()
+            report.save(arguments.out)  # an interrupted run keeps what it has
+    if arguments.plot is not None and report.rounds:
+        report.draw(arguments.plot)
+    report.show(Console())
+
+
+def _runs(
+    arguments: argparse.Namespace, options: WorkerOptions, report: Report, step: _Step
+) -> Iterator[Callable[[], None]]:
+    """Yield what is to be done, in order; each is done on a stack of its own."""
+    subjects = [*arguments.delivery, ECHO]
+    warm_up_s, seconds = arguments.warm_up_seconds, arguments.seconds
+    for rate in arguments.rate:
+        for number in range(arguments.rounds):
+            schedule = Schedule(rate, warm_up_s + seconds, arguments.history, seed=number + 1)
+            # In turns: whoever comes first finds the broker fresh.
+            turn = number % len(subjects)
+            plan = _RoundPlan(schedule, warm_up_s, number + 1, options)
+            yield partial(_run_round, plan, [*subjects[turn:], *subjects[:turn]], report, step)
+    for number in range(arguments.episodes):
+        yield partial(_run_episodes, arguments, number + 1, options, report, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _RoundPlan:
+    """What is the same for all subjects of a round."""
+
+    schedule: Schedule
+    warm_up_s: float
+    number: int
+    options: WorkerOptions
+
+
+def _run_round(plan: _RoundPlan, subjects: list[str], report: Report, step: _Step) -> None:
+    rate = plan.schedule.rate_per_s
+    with _fresh_stack() as stack:
+        for name in subjects:
+            step(f"{rate:,g}/s, round {plan.number}, {name}")
+            channel = make_topics(stack, name)
+            subject: Subject = (
+                Echo(channel) if name == ECHO else Workers(stack, name, name, plan.options)
+            )
+            with subject.processes:
+                subject.begin()
+                observed, before = _pass(subject, channel, plan.schedule)
+                conditions = conditions_of(observed, subject, before)
+            first = round(plan.warm_up_s * rate)
+            outputs = {
+                topic.rpartition(".")[2]: figures_of(latencies_s)
+                for topic in channel.outputs
+                if len(latencies_s := observed.latencies_s(topic, first))
+            }
+            report.rounds.append(Round(rate, name, plan.number, outputs, conditions))
+
+
+def _run_episodes(
+    arguments: argparse.Namespace, number: int, options: WorkerOptions, report: Report, step: _Step
+) -> None:
+    rate, seconds = arguments.episode_rate, arguments.episode_seconds
+    with _fresh_stack() as stack:
+        for delivery in arguments.delivery:
+            step(f"cold start {number}, {delivery}")
+            schedule = Schedule(rate, seconds, seed=number)
+            report.cold_starts.append(cold_start(stack, delivery, schedule, number, options))
+            step(f"rebalance {number}, {delivery}")
+            schedule = Schedule(rate, seconds, arguments.history, seed=number)
+            report.rebalances.append(rebalance(stack, delivery, schedule, number, options))
+
+
+def _pass(
+    subject: Subject, channel: Channel, schedule: Schedule
+) -> tuple[Observed, dict[str, float]]:
+    """Send and read a whole schedule; give what the subject had counted before it, too."""
+    with open_loop(channel, schedule, subject.processes.check) as loop:
+        loop.send_history()
+        before = subject.counters()
+        loop.start(time.monotonic() + LEAD_S)
+        return loop.finish(), before
+
+
+@contextmanager
+def _fresh_stack() -> Iterator[LocalStack]:
+    with local_stack() as stack:
+        channel = make_topics(stack, "warm-up")
+        echo = Echo(channel)
+        with echo.processes:
+            echo.begin()
+            _pass(echo, channel, _BROKER_WARM_UP)
+        yield stack
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[_Step]:
+    """Show what is being measured, and how long it will take; drawn seldom, for it costs time."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    bar = Progress(
+        *columns, *times, console=console, refresh_per_second=1, speed_estimate_period=3_600
+    )
+    bar.disable = not console.is_terminal
+    with bar:
+        task = bar.add_task("starting", total=steps, completed=-1)
+        yield lambda words: bar.update(task, description=words, advance=1)
+
+
+def _plain(options: dict[str, object]) -> dict[str, object]:
+    return {n: str(v) if isinstance(v, Path) else v for n, v in options.items()}
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise argparse.ArgumentTypeError("must be NAME=VALUE")
+    return name, value
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--rate", type=float, default=500.0, help="events a second")
-    parser.add_argument("--seconds", type=float, default=30.0, help="measured, after the warm-up")
-    parser.add_argument("--warm-up-seconds", type=float, default=10.0)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--review-threshold", type=float, default=0.05)
-    return parser.parse_args()
-
-
-def _round(arguments: argparse.Namespace, seed: int) -> dict[str, NDArray[np.float64]]:
-    with local_stack() as stack:
-        access = KafkaAccess(stack.bootstrap_servers)
-        horizon_ms = default_feature_set().profile_definition("EUR").horizon_ms
-        TopicAdmin(access).create(
-            plan_topics(
-                _INPUTS,
-                _OUTPUTS,
-                partitions=_PARTITIONS,
-                horizon_ms=horizon_ms,
-                is_unlimited=True,
-            )
-        )
-        environ = {
-            "FRAUDSTREAM_KAFKA__BOOTSTRAP_SERVERS": stack.bootstrap_servers,
-            "FRAUDSTREAM_VALKEY__URL": stack.valkey_url,
-            "FRAUDSTREAM_MODEL__BUNDLE": str(_BUNDLE),
-            "FRAUDSTREAM_METRICS__PORT": str(_METRICS_PORT),
-            "FRAUDSTREAM_POLICY__REVIEW_THRESHOLD": str(arguments.review_threshold),
-        }
-        with _workers(environ, arguments.workers), _reader(access) as results:
-            due_s = _send(access, arguments, seed)
-            results.send(len(due_s))
-            read = results.recv()
-    skipped = int(arguments.warm_up_seconds * arguments.rate)
-    return {
-        kind: np.array([at_s - due_s[i] for i, at_s in times if i >= skipped])
-        for kind, times in read.items()
-    }
-
-
-@contextmanager
-def _workers(environ: Mapping[str, str], count: int) -> Iterator[None]:
-    command = [sys.executable, "-m", "fraudstream", "run", "--log-level", "ERROR"]
-    command += ["--workers", str(count)] if count > 1 else []
-    process = subprocess.Popen(command, env={**os.environ, **environ})
-    try:
-        for slot in range(count):
-            _await_ready(_METRICS_PORT + slot)
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _await_ready(port: int) -> None:
-    deadline_s = time.monotonic() + 60
-    while time.monotonic() < deadline_s:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    sys.exit("the worker did not become ready")
-
-
-def _send(access: KafkaAccess, arguments: argparse.Namespace, seed: int) -> NDArray[np.float64]:
-    """Produce by schedule; return when each event was due, in epoch seconds."""
-    rng = np.random.default_rng(seed)
-    events = int((arguments.warm_up_seconds + arguments.seconds) * arguments.rate)
-    producer = Producer(producer_config(access) | {"logger": kafka_logger()})
-    start_s = time.time() + 0.5
-    due_s: NDArray[np.float64] = start_s + np.arange(events) / float(arguments.rate)
-    event_time_ms = int(time.time() * 1000) - 30 * 86_400_000
-    for i in range(events):
-        event_time_ms += int(rng.integers(0, 2_000))
-        card = f"c{rng.integers(0, 2_000)}"
-        event = {
-            "transaction_id": str(i),
-            "event_time": event_time_ms,
-            "card_id": card,
-            "terminal_id": f"t{rng.integers(0, 4_000)}",
-            "amount_minor": int(rng.gamma(2.0, 4_000.0)) + 1,
-            "currency": "EUR",
-        }
-        wait_s = due_s[i] - time.time()
-        if wait_s > 0:
-            time.sleep(wait_s)
-        producer.produce(_INPUTS[0], orjson.dumps(event), card)
-        producer.poll(0)
-    producer.flush(30)
-    return due_s
-
-
-@contextmanager
-def _reader(access: KafkaAccess) -> Iterator[Connection]:
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_read, args=(access, theirs))
-    process.start()
-    ours.recv()  # it reads
-    try:
-        yield ours
-    finally:
-        process.terminate()
-        process.join()
-
-
-def _read(access: KafkaAccess, results: Connection) -> None:
-    """Note when each decision and alert could be read, until as many decisions as events are."""
-    consumer = Consumer(
-        consumer_config(access, "latency-benchmark")
-        | {"fetch.wait.max.ms": 5, "logger": kafka_logger()}
-    )
-    topics = _OUTPUTS[:2]
-    consumer.assign([TopicPartition(t, p, 0) for t in topics for p in range(_PARTITIONS)])
-    consumer.poll(0.5)
-    results.send("reading")
-    times: dict[str, list[tuple[int, float]]] = {"decisions": [], "alerts": []}
-    expected: int | None = None
-    while expected is None or len(times["decisions"]) < expected:
-        message = consumer.poll(0.2)
-        if message is not None and message.error() is None:
-            now_s = time.time()
-            value = message.value()
-            event = int(orjson.loads(value or b"{}")["transaction_id"])
-            kind = "alerts" if message.topic() == topics[1] else "decisions"
-            times[kind].append((event, now_s))
-        elif expected is None and results.poll():
-            expected = results.recv()
-    # The alerts of the last transaction are readable with its decisions, in other partitions.
-    while (message := consumer.poll(0.5)) is not None:
-        if message.error() is None and message.topic() == topics[1]:
-            event = int(orjson.loads(message.value() or b"{}")["transaction_id"])
-            times["alerts"].append((event, time.time()))
-    results.send(times)
-
-
-def _summary(latencies_s: NDArray[np.float64]) -> dict[str, float]:
-    figures = {
-        f"p{percentile:g}_ms": round(float(np.percentile(latencies_s, percentile)) * 1000, 1)
-        for percentile in _PERCENTILES
-    }
-    return figures | {"samples": len(latencies_s)}
-
-
-def _over_rounds(figures: list[dict[str, float]]) -> dict[str, object]:
-    return {
-        name: {
-            "median": float(np.median([round_[name] for round_ in figures])),
-            "worst": max(round_[name] for round_ in figures),
-        }
-        for name in figures[0]
-        if name != "samples"
-    } | {"samples": int(sum(round_["samples"] for round_ in figures))}
-
-
-def _conditions(arguments: argparse.Namespace) -> dict[str, object]:
-    return {
-        "rate_per_s": arguments.rate,
-        "seconds": arguments.seconds,
-        "rounds": arguments.rounds,
-        "workers": arguments.workers,
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-    }
+    add = parser.add_argument
+    rates = ", ".join(f"{rate:g}" for rate in _RATES)
+    add("--rate", type=float, action="append", help=f"may be repeated; default: {rates} a second")
+    add("--seconds", type=float, default=20.0, help="measured, after the warm-up")
+    add("--warm-up-seconds", type=float, default=5.0, help="sent before, and not counted")
+    add("--rounds", type=int, default=5, help="at each rate; 0: only the episodes")
+    add("--history", type=int, default=150_000, help="payments before the schedule: 30 days")
+    add("--delivery", action="append", choices=DELIVERIES, help="may be repeated; default: both")
+    add("--workers", type=int, default=1, help="how many processes decide")
+    add("--bundle", type=Path, help="a model's folder; default: the benchmarks' own")
+    add("--review-threshold", type=float, default=0.3, help="from which score on to alert")
+    env_help = "a setting of the workers to try; may be repeated"
+    add("--env", type=_assignment, action="append", default=[], metavar="NAME=VALUE", help=env_help)
+    add("--episodes", type=int, default=3, help="cold starts and rebalances; 0: none")
+    add("--episode-rate", type=float, default=1_000.0, help="events a second in each")
+    add("--episode-seconds", type=float, default=60.0, help="how long each is")
+    add("--out", type=Path, default=_BUILD / "latency.json", help="results as JSON")
+    add("--plot", type=Path, metavar="FILE", help="an SVG or PNG of the percentile curves")
+    arguments = parser.parse_args()
+    arguments.rate = arguments.rate or list(_RATES)
+    arguments.delivery = arguments.delivery or list(DELIVERIES)
+    return arguments
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""Throughput on one job, against peers and against the limit: ``python -m benchmarks.contest``.
+
+Every contestant reads the same payments from the same broker, computes the same features, scores
+with the same model file and publishes a record for each payment, exactly once
+(``benchmarks/contestants``). Nobody is timed whose scores on 10,000 vectors differ from ours by
+more than 1e-6, or who loses or doubles a payment of a short stream. Rounds alternate, each with a
+warm-up of its own; throughput is what became readable at ``read_committed`` in the measured
+seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.contest_report import plot, table
+from benchmarks.contestants.field import PARTITIONS, clear, fill, new_run
+from benchmarks.contestants.programs import (
+    BUILD,
+    Contestant,
+    Echo,
+    Fraudstream,
+    KafkaStreams,
+    Quix,
+    Run,
+)
+from benchmarks.contestants.trial import Trials, require_same_scores
+from benchmarks.job.model import make_bundle
+from benchmarks.job.stream import StreamPlan
+from benchmarks.limit import predict_us, valkey_us
+from benchmarks.machine import cpu_seconds, describe_machine, load_average
+from benchmarks.readable import counting
+from benchmarks.subjects import Processes
+from fraudstream.local.stack import LocalStack, local_stack
+
+_INPUT = "contest"
+_START_TIMEOUT_S = 90.0
+_SAMPLE_S = 0.05
+_LIMIT_EVENTS = 100_000
+_PEERS: Mapping[str, Callable[[], Contestant]] = {"kafka-streams": KafkaStreams, "quix": Quix}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One round of one contestant.
+
+    Attributes
+    ----------
+    events_per_s
+        What became readable in the measured seconds.
+    cpu_us
+        Processor time an event: of the contestant's ``own`` processes, the ``broker`` and
+        ``valkey``.
+    """
+
+    events_per_s: float
+    cpu_us: dict[str, float]
+
+
+def main() -> None:
+    """Check everybody, run the rounds, print a table and write the figures."""
+    arguments = _arguments()
+    console = Console(stderr=True)
+    bundle = make_bundle(BUILD)
+    contestants = _contestants(arguments)
+    for contestant in contestants:
+        console.print(f"preparing {contestant.name}")
+        contestant.prepare()
+        require_same_scores(contestant, bundle)
+    results: dict[str, object] = {
+        "machine": describe_machine(),
+        "load_before": load_average(),
+        "command": " ".join(["python -m benchmarks.contest", *sys.argv[1:]]),
+    }
+    with local_stack() as stack, Progress(console=console) as progress:
+        trials = Trials(stack, bundle)
+        results["trials"] = {
+            contestant.name: trials.hold(contestant, number)
+            for number, contestant in enumerate(contestants)
+            if not isinstance(contestant, Echo)
+        }
+        fill(stack, _INPUT, StreamPlan(arguments.events))
+        results |= _rounds(stack, bundle, contestants, arguments, progress)
+    arguments.out.write_text(json.dumps(results, indent=1), "utf-8")
+    Console().print(table(results))
+    if arguments.plot is not None:
+        plot(results, arguments.plot)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--events", type=int, default=1_200_000, help="payments in the input topic")
+    parser.add_argument("--warm-up-seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured, after the warm-up")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="ours, each in turn")
+    parser.add_argument("--without", choices=sorted(_PEERS), action="append", default=[])
+    parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for our workers")
+    parser.add_argument("--out", type=Path, default=BUILD / "contest.json")
+    parser.add_argument("--plot", type=Path, help="an SVG of all rounds")
+    return parser.parse_args()
+
+
+def _contestants(arguments: argparse.Namespace) -> list[Contestant]:
+    environ = dict(setting.split("=", 1) for setting in arguments.env)
+    ours: list[Contestant] = [Fraudstream(workers, environ) for workers in arguments.workers]
+    peers = [make() for name, make in _PEERS.items() if name not in arguments.without]
+    return [*ours, *peers, Echo()]
+
+
+def _rounds(
+    stack: LocalStack,
+    bundle: Path,
+    contestants: list[Contestant],
+    arguments: argparse.Namespace,
+    progress: Progress,
+) -> dict[str, object]:
+    """Let the contestants take turns, each round in another order."""
+    rounds: dict[str, list[dict[str, object]]] = {c.name: [] for c in contestants}
+    limits: list[dict[str, float]] = []
+    task = progress.add_task("rounds", total=arguments.rounds * (len(contestants) + 1))
+    for number in range(arguments.rounds):
+        first = number % len(contestants)
+        for contestant in [*contestants[first:], *contestants[:first]]:
+            progress.update(task, description=f"round {number + 1}: {contestant.name}")
+            run = new_run(stack, f"run{number}.{contestants.index(contestant)}", _INPUT, bundle)
+            rounds[contestant.name].append(asdict(_measure(contestant, run, arguments)))
+            clear(run)
+            progress.advance(task)
+        progress.update(task, description=f"round {number + 1}: the parts alone")
+        plan = StreamPlan(_LIMIT_EVENTS, seed=number)
+        limits.append({"predict": predict_us(bundle), **valkey_us(stack, bundle, plan)})
+        progress.advance(task)
+    return {"rounds": rounds, "limits_us": limits}
+
+
+def _measure(contestant: Contestant, run: Run, arguments: argparse.Namespace) -> Measured:
+    """Start a contestant, let it warm up, and count for the measured seconds."""
+    stack = run.stack
+    status = stack.status()
+    assert status.kafka_pid is not None
+    assert status.valkey_pid is not None
+    with (
+        Processes() as processes,
+        counting(stack.bootstrap_servers, run.output, PARTITIONS) as count,
+    ):
+        contestant.start(run, processes)
+        _await_first(count, processes)
+        time.sleep(arguments.warm_up_seconds)
+        pids = {
+            "own": processes.pids,
+            "broker": [status.kafka_pid],
+            "valkey": [status.valkey_pid],
+        }
+        before = {part: cpu_seconds(of) for part, of in pids.items()}
+        started, started_s = count(), time.monotonic()
+        while time.monotonic() - started_s < arguments.seconds:
+            processes.check()
+            time.sleep(_SAMPLE_S)
+            if count() >= arguments.events:
+                sys.exit(f"{contestant.name} was through too soon: give more --events")
+        events, seconds = count() - started, time.monotonic() - started_s
+        used = {part: cpu_seconds(of) - before[part] for part, of in pids.items()}
+    return Measured(events / seconds, {part: 1e6 * s / events for part, s in used.items()})
+
+
+def _await_first(count: Callable[[], int], processes: Processes) -> None:
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while not count():
+        processes.check()
+        if time.monotonic() > deadline_s:
+            sys.exit("nothing was published")
+        time.sleep(_SAMPLE_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Programs that do the same job: ours, and those of two stream frameworks."""

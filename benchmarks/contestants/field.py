@@ -1,0 +1,64 @@
+"""The topics that contestants run on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+from benchmarks.contestants.programs import Run
+from benchmarks.job.stream import StreamPlan, payments
+from fraudstream.adapters.kafka import KafkaAccess, client_config, kafka_logger, producer_config
+from fraudstream.local.stack import LocalStack
+from fraudstream.topics import TopicAdmin, plan_topics
+
+PARTITIONS = 6
+_TIMEOUT_S = 60.0
+
+
+def fill(stack: LocalStack, topic: str, plan: StreamPlan, partitions: int = PARTITIONS) -> None:
+    """Make an input topic with payments, and what our workers need beside it."""
+    beside = [f"{topic}.alerts", f"{topic}.dead-letters"]
+    _create(stack, [topic, f"{topic}.labels"], beside, partitions)
+    access = KafkaAccess(stack.bootstrap_servers)
+    producer = Producer(producer_config(access) | {"linger.ms": 20, "logger": kafka_logger()})
+    for key, value in payments(plan):
+        while True:
+            try:
+                producer.produce(topic, value, key)
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                break
+    if producer.flush(_TIMEOUT_S):
+        sys.exit("the broker does not take the payments")
+
+
+def new_run(
+    stack: LocalStack, name: str, topic: str, bundle: Path, partitions: int = PARTITIONS
+) -> Run:
+    """Make the output topic of a run."""
+    run = Run(stack, name, topic, f"{name}.out", bundle)
+    _create(stack, [], [run.output], partitions)
+    return run
+
+
+def clear(run: Run) -> None:
+    """Delete a run's topics, its framework's own among them: they would fill the disk."""
+    admin = AdminClient(
+        client_config(KafkaAccess(run.stack.bootstrap_servers), "benchmark")
+        | {"logger": kafka_logger()}
+    )
+    topics = admin.list_topics(timeout=_TIMEOUT_S).topics
+    for future in admin.delete_topics([t for t in topics if run.name in t]).values():
+        future.result(_TIMEOUT_S)
+
+
+def _create(
+    stack: LocalStack, inputs: Sequence[str], outputs: Sequence[str], partitions: int
+) -> None:
+    plans = plan_topics(inputs, outputs, partitions=partitions, horizon_ms=0, is_unlimited=True)
+    TopicAdmin(KafkaAccess(stack.bootstrap_servers)).create(plans)
