@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.contest_report import plot, table
-from benchmarks.contestants.field import PARTITIONS, clear, fill, new_run
+from benchmarks.contestants.field import clear, fill, new_run
+from benchmarks.contestants.measuring import Clocking, measure
 from benchmarks.contestants.programs import (
     BUILD,
     Contestant,
@@ -30,39 +30,17 @@ from benchmarks.contestants.programs import (
     Fraudstream,
     KafkaStreams,
     Quix,
-    Run,
 )
 from benchmarks.contestants.trial import Trials, require_same_scores
 from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import StreamPlan
 from benchmarks.limit import predict_us, valkey_us
-from benchmarks.machine import cpu_seconds, describe_machine, load_average
-from benchmarks.readable import counting
-from benchmarks.subjects import Processes
+from benchmarks.machine import describe_machine, load_average
 from fraudstream.local.stack import LocalStack, local_stack
 
 _INPUT = "contest"
-_START_TIMEOUT_S = 90.0
-_SAMPLE_S = 0.05
 _LIMIT_EVENTS = 100_000
 _PEERS: Mapping[str, Callable[[], Contestant]] = {"kafka-streams": KafkaStreams, "quix": Quix}
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One round of one contestant.
-
-    Attributes
-    ----------
-    events_per_s
-        What became readable in the measured seconds.
-    cpu_us
-        Processor time an event: of the contestant's ``own`` processes, the ``broker`` and
-        ``valkey``.
-    """
-
-    events_per_s: float
-    cpu_us: dict[str, float]
 
 
 def main() -> None:
@@ -124,6 +102,7 @@ def _rounds(
     progress: Progress,
 ) -> dict[str, object]:
     """Let the contestants take turns, each round in another order."""
+    clocking = Clocking(arguments.warm_up_seconds, arguments.seconds, arguments.events)
     rounds: dict[str, list[dict[str, object]]] = {c.name: [] for c in contestants}
     limits: list[dict[str, float]] = []
     task = progress.add_task("rounds", total=arguments.rounds * (len(contestants) + 1))
@@ -132,7 +111,7 @@ def _rounds(
         for contestant in [*contestants[first:], *contestants[:first]]:
             progress.update(task, description=f"round {number + 1}: {contestant.name}")
             run = new_run(stack, f"run{number}.{contestants.index(contestant)}", _INPUT, bundle)
-            rounds[contestant.name].append(asdict(_measure(contestant, run, arguments)))
+            rounds[contestant.name].append(asdict(measure(contestant, run, clocking)))
             clear(run)
             progress.advance(task)
         progress.update(task, description=f"round {number + 1}: the parts alone")
@@ -140,45 +119,6 @@ def _rounds(
         limits.append({"predict": predict_us(bundle), **valkey_us(stack, bundle, plan)})
         progress.advance(task)
     return {"rounds": rounds, "limits_us": limits}
-
-
-def _measure(contestant: Contestant, run: Run, arguments: argparse.Namespace) -> Measured:
-    """Start a contestant, let it warm up, and count for the measured seconds."""
-    stack = run.stack
-    status = stack.status()
-    assert status.kafka_pid is not None
-    assert status.valkey_pid is not None
-    with (
-        Processes() as processes,
-        counting(stack.bootstrap_servers, run.output, PARTITIONS) as count,
-    ):
-        contestant.start(run, processes)
-        _await_first(count, processes)
-        time.sleep(arguments.warm_up_seconds)
-        pids = {
-            "own": processes.pids,
-            "broker": [status.kafka_pid],
-            "valkey": [status.valkey_pid],
-        }
-        before = {part: cpu_seconds(of) for part, of in pids.items()}
-        started, started_s = count(), time.monotonic()
-        while time.monotonic() - started_s < arguments.seconds:
-            processes.check()
-            time.sleep(_SAMPLE_S)
-            if count() >= arguments.events:
-                sys.exit(f"{contestant.name} was through too soon: give more --events")
-        events, seconds = count() - started, time.monotonic() - started_s
-        used = {part: cpu_seconds(of) - before[part] for part, of in pids.items()}
-    return Measured(events / seconds, {part: 1e6 * s / events for part, s in used.items()})
-
-
-def _await_first(count: Callable[[], int], processes: Processes) -> None:
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
-    while not count():
-        processes.check()
-        if time.monotonic() > deadline_s:
-            sys.exit("nothing was published")
-        time.sleep(_SAMPLE_S)
 
 
 if __name__ == "__main__":
