@@ -114,6 +114,14 @@ bench-throughput: install ## Against peers and the limit (BENCH_ARGS="--without 
 bench-latency: install ## From due to readable, open loop (BENCH_ARGS="--rate 1000 --episodes 0")
 	@$(BIN)/python -m benchmarks.latency $(BENCH_ARGS)
 
+bench-scale: install ## Workers, partitions, keys and records a key (BENCH_ARGS="--what cards")
+	@$(BIN)/python -m benchmarks.scale $(BENCH_ARGS)
+
+bench-check: install ## Measure shortly, and fail where a ratio in benchmarks/bounds.toml is worse
+	@$(BIN)/python -m benchmarks.contest --rounds 2 $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks.latency --rate 1000 --rounds 2 --episodes 0 --delivery exactly_once
+	@$(BIN)/python -m benchmarks.check
+
 schemas: install ## Write docs/schemas/v1 anew from the code
 	@$(BIN)/python -m fraudstream.schemas docs/schemas/v1
 
@@ -137,5 +145,6 @@ clean: ## Remove the environments, caches and build products (Kafka's jars stay 
 	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@git clean -fdXq -- fraudstream tests benchmarks
 
-.PHONY: help install demo test parity quality faults soak lint format bench bench-throughput bench-latency schemas lock clean
+.PHONY: help install demo test parity quality faults soak lint format bench bench-throughput bench-latency \
+  bench-scale bench-check schemas lock clean
 .DELETE_ON_ERROR:
