@@ -126,7 +126,6 @@ def _grow(
     client = redis.Redis.from_url(stack.valkey_url, protocol=2)
     measured = []
     for round_ in range(arguments.rounds):
-        client.flushall()
         run = new_run(stack, f"{topic}.round{round_}", topic, bundle, case.partitions)
         measured.append(measure(Fraudstream(case.workers), run, clocking))
         memory_mb, keys = client.info("memory")["used_memory"] / 1e6, client.dbsize()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
+import redis
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
@@ -47,7 +49,7 @@ def new_run(
 
 
 def clear(run: Run) -> None:
-    """Delete a run's topics, its framework's own among them: they would fill the disk."""
+    """Delete a run's topics, its framework's own among them, and all profiles."""
     admin = AdminClient(
         client_config(KafkaAccess(run.stack.bootstrap_servers), "benchmark")
         | {"logger": kafka_logger()}
@@ -55,6 +57,8 @@ def clear(run: Run) -> None:
     topics = admin.list_topics(timeout=_TIMEOUT_S).topics
     for future in admin.delete_topics([t for t in topics if run.name in t]).values():
         future.result(_TIMEOUT_S)
+    with closing(redis.Redis.from_url(run.stack.valkey_url, protocol=2)) as client:
+        client.flushall()
 
 
 def _create(
