@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,7 +40,10 @@ from fraudstream.local.stack import LocalStack, local_stack
 
 _INPUT = "contest"
 _LIMIT_EVENTS = 100_000
-_PEERS: Mapping[str, Callable[[], Contestant]] = {"kafka-streams": KafkaStreams, "quix": Quix}
+_PEERS: Mapping[str, Sequence[Contestant]] = {
+    "kafka-streams": (KafkaStreams(), KafkaStreams(rows=64)),
+    "quix": (Quix(),),
+}
 
 
 def main() -> None:
@@ -77,7 +80,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=1_200_000, help="payments in the input topic")
-    parser.add_argument("--warm-up-seconds", type=float, default=10.0)
+    parser.add_argument("--warm-up-seconds", type=float, default=15.0)
     parser.add_argument("--seconds", type=float, default=20.0, help="measured, after the warm-up")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="ours, each in turn")
     parser.add_argument("--without", choices=sorted(_PEERS), action="append", default=[])
@@ -90,7 +93,7 @@ def _arguments() -> argparse.Namespace:
 def _contestants(arguments: argparse.Namespace) -> list[Contestant]:
     environ = dict(setting.split("=", 1) for setting in arguments.env)
     ours: list[Contestant] = [Fraudstream(workers, environ) for workers in arguments.workers]
-    peers = [make() for name, make in _PEERS.items() if name not in arguments.without]
+    peers = [peer for name, of in _PEERS.items() if name not in arguments.without for peer in of]
     return [*ours, *peers, Echo()]
 
 

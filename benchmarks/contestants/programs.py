@@ -174,10 +174,25 @@ class Quix:
 
 @dataclass(frozen=True, slots=True)
 class KafkaStreams:
-    """Kafka Streams with XGBoost's package for the JVM, two threads; needs a JDK and Maven."""
+    """Kafka Streams with XGBoost's package for the JVM, two threads; needs a JDK and Maven.
 
+    Parameters
+    ----------
+    rows
+        How many payments are scored in one call at most. One is what a first program does; several
+        spare the peer most of what a call of XGBoost costs beside the trees.
+    threads
+        Of the stream.
+    """
+
+    rows: int = 1
     threads: int = 2
-    name: str = "Kafka Streams, exactly_once_v2"
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        how = "row by row" if self.rows == 1 else f"{self.rows} rows a call"
+        return f"Kafka Streams, exactly_once_v2, {how}"
 
     def prepare(self) -> None:
         """Build it, unless the jar is newer than its sources."""
@@ -197,7 +212,8 @@ class KafkaStreams:
 
     def start(self, run: Run, processes: Processes) -> None:
         """Start it."""
-        environ = _environ(run) | {"BENCH_THREADS": str(self.threads)}
+        own = {"BENCH_THREADS": str(self.threads), "BENCH_SCORE_ROWS": str(self.rows)}
+        environ = _environ(run) | own
         processes.run(["java", "-jar", str(_JAR), "run"], environ)
 
 
