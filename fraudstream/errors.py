@@ -4,6 +4,7 @@
     ├── InvalidEventError             quarantine: dead-letter this record, go on with the next
     ├── UnavailableError              replay: abort the batch, back off, read it again
     │   ├── BrokerUnavailableError
+    │   │   ├── OffsetsHeldError      a transaction that has not ended holds the offsets back
     │   │   └── UnknownOutcomeError   committed or not? compare the group's offsets
     │   ├── OutputRefusedError        dead-letter the one record whose output Kafka never takes
     │   └── StoreUnavailableError     (the worker may decide the batch without profiles instead)
@@ -33,7 +34,9 @@ Messages never hold a value of a record: it may be a card number, and messages e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -117,6 +120,17 @@ class UnavailableError(FraudstreamError):
 
 class BrokerUnavailableError(UnavailableError):
     """Kafka did not take the batch; it was aborted and must be read again."""
+
+
+class OffsetsHeldError(BrokerUnavailableError):
+    """Kafka holds the group's offsets back for a transaction that has not ended.
+
+    ``offsets`` are those committed before it, as the Kafka client has them.
+    """
+
+    def __init__(self, message: str, offsets: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.offsets = offsets
 
 
 class UnknownOutcomeError(BrokerUnavailableError):

@@ -33,6 +33,7 @@ import structlog
 from fraudstream.adapters.profiles import AttachPoint
 from fraudstream.errors import (
     BrokerUnavailableError,
+    OffsetsHeldError,
     OutputRefusedError,
     ProfileLossError,
     StoreUnavailableError,
@@ -121,9 +122,22 @@ class Worker:
         self._report_progress()
 
     def _note_absence(self, error: UnavailableError) -> None:
-        """Write down that Kafka is away: where nothing is polled, the source cannot hear of it."""
-        if isinstance(error, BrokerUnavailableError):
+        """Write down that Kafka is away: where nothing is polled, the source cannot hear of it.
+
+        If it only holds offsets back, it may be a transaction of ours that it does so for.
+        """
+        if isinstance(error, OffsetsHeldError):
+            self._release(error)
+        elif isinstance(error, BrokerUnavailableError):
             self._source.health.note_absence()
+
+    def _release(self, held: OffsetsHeldError) -> None:
+        try:
+            self._publisher.release(held.offsets, self._source.group_metadata())
+        except BrokerUnavailableError as error:
+            _log.warning("offsets_not_released", error=str(error))
+        else:
+            _log.warning("offsets_released", partitions=len(held.offsets))
 
     def _report_progress(self) -> None:
         """Say that the loop is alive; a worker without partitions is ready too."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from fraudstream.adapters.kafka_source import KafkaSource, PartitionStart
+from fraudstream.adapters.kafka_inquirer import PartitionStart
+from fraudstream.adapters.kafka_source import KafkaSource
 from fraudstream.adapters.profiles import BucketedProfileStore
 from fraudstream.errors import BrokerUnavailableError, OffsetsMissingError
 from fraudstream.profile import InputPartition

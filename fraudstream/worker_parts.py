@@ -78,6 +78,10 @@ class Publisher(Protocol):
         """Publish and commit; raises an `UnavailableError` where that did not succeed."""
         ...
 
+    def release(self, offsets: Sequence[TopicPartition], group: object) -> None:
+        """Set the group's offsets free; raises `BrokerUnavailableError` if not possible now."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts:

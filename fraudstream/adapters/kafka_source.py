@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
 from confluent_kafka import (
-    OFFSET_INVALID,
     Consumer,
     KafkaError,
     KafkaException,
@@ -33,6 +31,7 @@ from fraudstream.adapters.kafka import (
     to_record,
 )
 from fraudstream.adapters.kafka_bounded import BoundedCaller, close_aside
+from fraudstream.adapters.kafka_inquirer import KafkaInquirer, PartitionStart
 from fraudstream.adapters.kafka_statistics import SourceHealth, read_statistics
 from fraudstream.errors import BrokerUnavailableError, SlotTakenError
 from fraudstream.event import Record
@@ -48,15 +47,6 @@ _OUTAGE_S = 30.0
 #: How long the loop may be away before the group gives its partitions to others. Every blocking
 #: call in the loop is bounded well below it.
 _MAX_POLL_INTERVAL_MS = 120_000
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionStart:
-    """What the log and the group say of a partition: both ends, and what the group committed."""
-
-    log_start: int
-    log_end: int
-    committed: int | None
 
 
 class KafkaSource:
@@ -88,7 +78,7 @@ class KafkaSource:
         #: Counts the consumers made: what an earlier one still reports is let go.
         self._generation = self._taken_generation = 0
         self._consumer = self._make_consumer()
-        self._inquirer = self._make_inquirer()
+        self._inquirer = KafkaInquirer(access, membership.group_id, topics)
 
     @property
     def positions(self) -> Mapping[InputPartition, int]:
@@ -109,7 +99,7 @@ class KafkaSource:
         """
         if not self._is_subscribed:
             self._subscribe()
-        self._inquirer.poll(0)  # what it reports nobody waits for
+        self._inquirer.serve()
         first = self._consumer.poll(timeout_s)
         messages = [] if first is None else [first]
         if first is not None and records_max > 1:
@@ -123,7 +113,7 @@ class KafkaSource:
 
         A record that comes with it is read again.
         """
-        self._inquirer.poll(0)
+        self._inquirer.serve()
         message = self._consumer.poll(0) if self._is_subscribed else None
         if message is None:
             return
@@ -133,16 +123,6 @@ class KafkaSource:
         else:
             # A fatal one comes once, in this form too: let go, the consumer would stay dead.
             self._on_error(self._generation, error)
-
-    def _make_inquirer(self) -> Consumer:
-        """Make who asks about the group without being in it: a fenced member gets no answers."""
-        own = {"logger": kafka_logger()}
-        return Consumer(consumer_config(self._access, self._membership.group_id) | own)
-
-    def _renew_inquirer(self) -> None:
-        """Ask by a new client: one that was told of no broker may wait for ever (ADR 0014)."""
-        close_aside(self._inquirer)
-        self._inquirer = self._make_inquirer()
 
     def _make_consumer(self) -> Consumer:
         membership = self._membership
@@ -207,55 +187,12 @@ class KafkaSource:
             self._assigned = list(assigned)
 
     def inspect(self, partitions: Iterable[InputPartition]) -> dict[InputPartition, PartitionStart]:
-        """Ask for the committed offsets and the ends of the log.
-
-        Raises
-        ------
-        BrokerUnavailableError
-            No answer in time.
-        """
-        try:
-            asked = [self._topic_partition(p, OFFSET_INVALID) for p in partitions]
-            committed = self._inquirer.committed(asked, timeout=_REQUEST_TIMEOUT_S)
-            starts = {}
-            for found in committed:
-                if found.error is not None:
-                    raise BrokerUnavailableError(f"committed offsets: {found.error.name()}")
-                low, high = self._inquirer.get_watermark_offsets(found, timeout=_REQUEST_TIMEOUT_S)
-                key = self._topics.partition(found.topic, found.partition)
-                offset = None if found.offset == OFFSET_INVALID else found.offset
-                starts[key] = PartitionStart(low, high, offset)
-        except KafkaException as exception:
-            self._renew_inquirer()
-            raise BrokerUnavailableError(
-                f"Kafka did not say where to start: {error_of(exception).name()}"
-            ) from exception
-        return starts
+        """Ask for the committed offsets and the ends of the log (see `KafkaInquirer`)."""
+        return self._inquirer.inspect(partitions)
 
     def all_partitions(self) -> list[InputPartition]:
-        """List every partition of the input topics.
-
-        Raises
-        ------
-        BrokerUnavailableError
-            No answer in time, or a topic does not exist.
-        """
-        found: list[InputPartition] = []
-        for topic in (self._topics.transactions, self._topics.labels):
-            try:
-                metadata = self._inquirer.list_topics(topic, timeout=_REQUEST_TIMEOUT_S)
-            except KafkaException as exception:
-                self._renew_inquirer()
-                raise BrokerUnavailableError(
-                    f"Kafka did not list its topics: {error_of(exception).name()}"
-                ) from exception
-            partitions = metadata.topics[topic].partitions
-            if not partitions:
-                raise BrokerUnavailableError(
-                    f"the topic {topic} does not exist; `fraudstream topics create` makes it"
-                )
-            found += [self._topics.partition(topic, number) for number in sorted(partitions)]
-        return found
+        """List every partition of the input topics (see `KafkaInquirer`)."""
+        return self._inquirer.all_partitions()
 
     def start_from(self, positions: Mapping[InputPartition, int]) -> None:
         """Begin to read the assigned partitions, each at its offset."""

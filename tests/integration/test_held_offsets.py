@@ -1,0 +1,107 @@
+"""Offsets that Kafka holds back for an open transaction: told from a Kafka that is away."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from harness import wait_for
+from services import Services
+
+from fraudstream.adapters.kafka import (
+    GroupMembership,
+    KafkaAccess,
+    consumer_config,
+    producer_config,
+)
+from fraudstream.adapters.kafka_inquirer import KafkaInquirer
+from fraudstream.adapters.kafka_publisher import KafkaPublisher
+from fraudstream.errors import BrokerUnavailableError, OffsetsHeldError
+from fraudstream.local.ready import HOST, find_free_port
+from fraudstream.pipeline import InputTopics
+from fraudstream.profile import TRANSACTIONS_TOPIC_NUMBER, InputPartition
+from fraudstream.topics import TopicAdmin, plan_topics
+
+P0 = InputPartition(TRANSACTIONS_TOPIC_NUMBER, 0)
+COMMITTED, PENDING = 5, 9
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group that has committed something, and a client for its metadata."""
+
+    access: KafkaAccess
+    membership: GroupMembership
+    topics: InputTopics
+    client: Consumer
+
+    @property
+    def inquirer(self) -> KafkaInquirer:
+        return KafkaInquirer(self.access, self.membership.group_id, self.topics)
+
+    @property
+    def committed(self) -> int | None:
+        return self.inquirer.inspect([P0])[P0].committed
+
+    def offsets(self, offset: int) -> list[TopicPartition]:
+        return [TopicPartition(self.topics.transactions, 0, offset)]
+
+
+@pytest.fixture
+def group(services: Services) -> Iterator[Group]:
+    access = KafkaAccess(services.bootstrap_servers)
+    topics = InputTopics(*(f"{kind}-{uuid.uuid4().hex[:8]}" for kind in ("in", "labels")))
+    TopicAdmin(access).create(
+        plan_topics([topics.transactions, topics.labels], [], partitions=1, horizon_ms=1)
+    )
+    membership = GroupMembership(f"group-{uuid.uuid4().hex[:8]}", 0)
+    with closing(Consumer(consumer_config(access, membership.group_id))) as client:
+        made = Group(access, membership, topics, client)
+        client.commit(offsets=made.offsets(COMMITTED), asynchronous=False)
+        yield made
+
+
+@pytest.mark.services
+def test_offsets_that_an_open_transaction_holds_are_told_from_an_absence(group: Group) -> None:
+    other = Producer(
+        producer_config(group.access) | {"transactional.id": f"{group.membership.group_id}-other"}
+    )
+    other.init_transactions(30)
+    other.begin_transaction()
+    other.send_offsets_to_transaction(
+        group.offsets(PENDING), group.client.consumer_group_metadata(), 30
+    )
+    with pytest.raises(OffsetsHeldError) as held:
+        group.inquirer.inspect([P0])
+    assert [found.offset for found in held.value.offsets] == [COMMITTED]
+    other.abort_transaction(30)
+    assert group.committed == COMMITTED
+
+
+@pytest.mark.services
+def test_releasing_offsets_commits_nothing_and_leaves_the_publisher_ready(group: Group) -> None:
+    publisher = KafkaPublisher(group.access, group.membership)
+    metadata = group.client.consumer_group_metadata()
+
+    def is_released() -> bool:
+        try:
+            publisher.release(group.offsets(PENDING), metadata)
+        except BrokerUnavailableError:  # the coordinator is still loading
+            return False
+        return True
+
+    wait_for(is_released, "the offsets to be released")
+    assert group.committed == COMMITTED
+    publisher.publish([], group.offsets(PENDING), metadata)
+    wait_for(lambda: group.committed == PENDING, "the commit")
+
+
+def test_a_kafka_that_is_away_holds_nothing_back() -> None:
+    access = KafkaAccess(f"{HOST}:{find_free_port()}")
+    with pytest.raises(BrokerUnavailableError) as absent:
+        KafkaInquirer(access, "group", InputTopics("in", "labels")).inspect([P0])
+    assert not isinstance(absent.value, OffsetsHeldError)
