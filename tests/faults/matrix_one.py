@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import get_args
@@ -34,8 +36,20 @@ def run(what: str, folder: Path, seed: int, scale: Scale) -> Entry:
         about = describe_run(faults)
         if what == DETECTION:
             return detection_entry(faults, folder, seed, _tell) | about
-        outcome = load_faults()[int(what)].run(faults, folder, seed, scale)
+        try:
+            outcome = load_faults()[int(what)].run(faults, folder, seed, scale)
+        except Exception:
+            _keep_servers(faults, folder)
+            raise
         return summary(outcome, folder) | about
+
+
+def _keep_servers(faults: FaultStack, folder: Path) -> None:
+    """Keep the servers' logs and Kafka's own topics: who stands still says seldom why."""
+    ours = shutil.ignore_patterns("test-*")
+    # They still write: a file that goes meanwhile is no loss.
+    with suppress(shutil.Error):
+        shutil.copytree(faults.stack.state_dir, folder.parent / "servers", ignore=ours)
 
 
 def _tell(words: str) -> None:
