@@ -156,11 +156,7 @@ class Workers:
         self._ports: dict[int, int] = {}
         self._started: dict[int, _Process] = {}
         self._environ = {
-            "FRAUDSTREAM_KAFKA__BOOTSTRAP_SERVERS": stack.bootstrap_servers,
-            "FRAUDSTREAM_KAFKA__GROUP_ID": name,
-            "FRAUDSTREAM_VALKEY__URL": stack.valkey_url,
-            "FRAUDSTREAM_PROFILES__NAMESPACE": name,
-            "FRAUDSTREAM_MODEL__BUNDLE": str(options.bundle),
+            **deployment_environ(stack, name, options.bundle),
             "FRAUDSTREAM_POLICY__REVIEW_THRESHOLD": str(options.review_threshold),
             "FRAUDSTREAM_DELIVERY": delivery,
             **{
@@ -230,9 +226,10 @@ class Echo:
     def begin(self) -> None:
         """Start it, and wait until it has its partitions."""
         channel = self._channel
-        arguments = ["benchmarks.echo", "--bootstrap", channel.bootstrap_servers]
-        arguments += ["--group", channel.input, "--input", channel.input]
-        process = self.processes.start([*arguments, "--output", channel.outputs[0]], {})
+        arguments = echo_arguments(
+            channel.bootstrap_servers, channel.input, channel.input, channel.outputs[0]
+        )
+        process = self.processes.start(arguments, {})
         assert process.stdout is not None
         if process.stdout.readline().strip() != READY:
             sys.exit("the echo did not start")
@@ -243,6 +240,31 @@ class Echo:
 
 
 Subject: TypeAlias = Workers | Echo
+
+
+def deployment_environ(stack: LocalStack, name: str, bundle: Path) -> dict[str, str]:
+    """Give the settings that make workers a deployment of their own on a stack."""
+    return {
+        "FRAUDSTREAM_KAFKA__BOOTSTRAP_SERVERS": stack.bootstrap_servers,
+        "FRAUDSTREAM_KAFKA__GROUP_ID": name,
+        "FRAUDSTREAM_VALKEY__URL": stack.valkey_url,
+        "FRAUDSTREAM_PROFILES__NAMESPACE": name,
+        "FRAUDSTREAM_MODEL__BUNDLE": str(bundle),
+    }
+
+
+def echo_arguments(bootstrap_servers: str, group: str, source: str, output: str) -> list[str]:
+    """Spell the module and the arguments of the bare echo."""
+    arguments = ["benchmarks.echo", "--bootstrap", bootstrap_servers, "--group", group]
+    return [*arguments, "--input", source, "--output", output]
+
+
+def create_topics(
+    stack: LocalStack, inputs: Sequence[str], outputs: Sequence[str], partitions: int
+) -> None:
+    """Make topics that keep everything."""
+    plans = plan_topics(inputs, outputs, partitions=partitions, horizon_ms=0, is_unlimited=True)
+    TopicAdmin(KafkaAccess(stack.bootstrap_servers)).create(plans)
 
 
 def make_topics(stack: LocalStack, name: str) -> Channel:
@@ -256,8 +278,7 @@ def make_topics(stack: LocalStack, name: str) -> Channel:
     """
     inputs = [_topic(name, "transactions"), _topic(name, "labels")]
     outputs = [_topic(name, kind) for kind in ("decisions", "alerts", "dead_letters")]
-    plans = plan_topics(inputs, outputs, partitions=PARTITIONS, horizon_ms=0, is_unlimited=True)
-    TopicAdmin(KafkaAccess(stack.bootstrap_servers)).create(plans)
+    create_topics(stack, inputs, outputs, PARTITIONS)
     return Channel(stack.bootstrap_servers, inputs[0], tuple(outputs[:2]))
 
 

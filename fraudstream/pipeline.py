@@ -126,8 +126,9 @@ class _Parsed:
 
     labels: list[Located] = field(default_factory=list)
     transactions: list[Located] = field(default_factory=list)
-    #: Index in the batch of each transaction.
+    #: Index in the batch of each transaction, and its record.
     indices: list[int] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     dead_letters: list[tuple[int, InvalidEventError]] = field(default_factory=list)
 
 
@@ -199,7 +200,7 @@ class Pipeline:
         )
         scores = self._score(vectors, is_degraded=answers is None)
         lap.done("score")
-        decisions = self._decide(batch, parsed, answers, vectors, scores)
+        decisions = self._decide(parsed, answers, vectors, scores)
         lap.done("decide")
         self._encode(batch, parsed, decisions, vectors, processed)
         lap.done("encode")
@@ -233,6 +234,7 @@ class Pipeline:
                 unknown_amounts += event.amount_base_minor is None
                 parsed.transactions.append(located)
                 parsed.indices.append(index)
+                parsed.records.append(record)
         counts["unknown_fields"] += unknown_fields
         counts["key_mismatch"] += mismatches
         counts["amount_unknown"] += unknown_amounts
@@ -276,7 +278,6 @@ class Pipeline:
 
     def _decide(
         self,
-        batch: InputBatch,
         parsed: _Parsed,
         answers: ProfileAnswers | None,
         vectors: NDArray[np.float32],
@@ -284,7 +285,7 @@ class Pipeline:
     ) -> list[Decision]:
         choose = decide if answers is not None else decide_degraded
         outcomes = choose(scores, self._policy)
-        flags = _flags(answers, [batch.records[index] for index in parsed.indices])
+        flags = _flags(answers, parsed.records)
         reasons = self._reasons(vectors, outcomes, is_degraded=answers is None)
         missing = () if answers is not None else self._missing_features
         return [
@@ -321,9 +322,10 @@ class Pipeline:
     ) -> None:
         timings_ms = {s: round(1000 * t, 3) for s, t in processed.stage_seconds.items()}
         counts, outputs = processed.counts, processed.outputs
-        records = [batch.records[index] for index in parsed.indices]
-        encoded = self._encoder.decisions(decisions, vectors, records, parsed.indices, timings_ms)
-        for decision, record, output in zip(decisions, records, encoded, strict=True):
+        encoded = self._encoder.decisions(
+            decisions, vectors, parsed.records, parsed.indices, timings_ms
+        )
+        for decision, record, output in zip(decisions, parsed.records, encoded, strict=True):
             outputs.append(output)
             if decision.flags:
                 counts.update(f"flag_{flag.value}" for flag in decision.flags)

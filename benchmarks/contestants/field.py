@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,18 +12,18 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.contestants.programs import Run
 from benchmarks.job.stream import StreamPlan, payments
+from benchmarks.open_loop import PARTITIONS
+from benchmarks.subjects import create_topics
 from fraudstream.adapters.kafka import KafkaAccess, client_config, kafka_logger, producer_config
 from fraudstream.local.stack import LocalStack
-from fraudstream.topics import TopicAdmin, plan_topics
 
-PARTITIONS = 6
 _TIMEOUT_S = 60.0
 
 
 def fill(stack: LocalStack, topic: str, plan: StreamPlan, partitions: int = PARTITIONS) -> None:
     """Make an input topic with payments, and what our workers need beside it."""
     beside = [f"{topic}.alerts", f"{topic}.dead-letters"]
-    _create(stack, [topic, f"{topic}.labels"], beside, partitions)
+    create_topics(stack, [topic, f"{topic}.labels"], beside, partitions)
     access = KafkaAccess(stack.bootstrap_servers)
     producer = Producer(producer_config(access) | {"linger.ms": 20, "logger": kafka_logger()})
     for key, value in payments(plan):
@@ -44,7 +43,7 @@ def new_run(
 ) -> Run:
     """Make the output topic of a run."""
     run = Run(stack, name, topic, f"{name}.out", bundle)
-    _create(stack, [], [run.output], partitions)
+    create_topics(stack, [], [run.output], partitions)
     return run
 
 
@@ -59,10 +58,3 @@ def clear(run: Run) -> None:
         future.result(_TIMEOUT_S)
     with closing(redis.Redis.from_url(run.stack.valkey_url, protocol=2)) as client:
         client.flushall()
-
-
-def _create(
-    stack: LocalStack, inputs: Sequence[str], outputs: Sequence[str], partitions: int
-) -> None:
-    plans = plan_topics(inputs, outputs, partitions=partitions, horizon_ms=0, is_unlimited=True)
-    TopicAdmin(KafkaAccess(stack.bootstrap_servers)).create(plans)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.contestants.field import PARTITIONS
 from benchmarks.contestants.programs import Contestant, Run
 from benchmarks.machine import cpu_seconds
+from benchmarks.open_loop import PARTITIONS
 from benchmarks.readable import counting
 from benchmarks.subjects import Processes
 

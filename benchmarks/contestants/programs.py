@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.subjects import Processes
+from benchmarks.subjects import Processes, deployment_environ, echo_arguments
 from fraudstream.bundle import load_bundle
 from fraudstream.local.stack import LocalStack
 
@@ -103,11 +103,7 @@ class Fraudstream:
     def start(self, run: Run, processes: Processes) -> None:
         """Start the workers."""
         environ = {
-            "FRAUDSTREAM_KAFKA__BOOTSTRAP_SERVERS": run.stack.bootstrap_servers,
-            "FRAUDSTREAM_KAFKA__GROUP_ID": run.name,
-            "FRAUDSTREAM_VALKEY__URL": run.stack.valkey_url,
-            "FRAUDSTREAM_PROFILES__NAMESPACE": run.name,
-            "FRAUDSTREAM_MODEL__BUNDLE": str(run.bundle),
+            **deployment_environ(run.stack, run.name, run.bundle),
             "FRAUDSTREAM_TOPICS__TRANSACTIONS": run.input,
             "FRAUDSTREAM_TOPICS__LABELS": f"{run.input}.labels",
             "FRAUDSTREAM_TOPICS__DECISIONS": run.output,
@@ -136,9 +132,8 @@ class Echo:
 
     def start(self, run: Run, processes: Processes) -> None:
         """Start it."""
-        arguments = ["benchmarks.echo", "--bootstrap", run.stack.bootstrap_servers]
-        arguments += ["--group", run.name, "--input", run.input, "--output", run.output]
-        processes.start(arguments, {})
+        servers = run.stack.bootstrap_servers
+        processes.start(echo_arguments(servers, run.name, run.input, run.output), {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from benchmarks.contestants.field import PARTITIONS, clear, fill, new_run
+from benchmarks.contestants.field import clear, fill, new_run
 from benchmarks.contestants.programs import BUILD, Contestant
 from benchmarks.job.stream import StreamPlan, payments
+from benchmarks.open_loop import PARTITIONS
 from benchmarks.readable import counting, read_scores
 from benchmarks.subjects import Processes
 from fraudstream.bundle import load_bundle
