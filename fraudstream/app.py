@@ -64,7 +64,8 @@ class RunOptions:
     slot
         Which worker this is.
     from_
-        Where to begin when the group's offsets are gone: ``earliest`` or ``watermark``.
+        Where to begin when the group's offsets are gone: ``earliest`` or ``watermark``; with these
+        or ``committed`` the offsets that there are are believed, however old.
     accept_short_retention
         Go on although the log forgets sooner than the profiles need it.
     config

@@ -6,6 +6,7 @@
     │   ├── BrokerUnavailableError
     │   │   ├── OffsetsHeldError      a transaction that has not ended holds the offsets back
     │   │   └── UnknownOutcomeError   committed or not? compare the group's offsets
+    │   ├── OffsetsSteppedBackError   the group's offsets are older than they were: ask again
     │   ├── OutputRefusedError        dead-letter the one record whose output Kafka never takes
     │   └── StoreUnavailableError     (the worker may decide the batch without profiles instead)
     │       ├── ProfileLossError      the store forgot something: repair it from the log
@@ -34,9 +35,7 @@ Messages never hold a value of a record: it may be a card number, and messages e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum, StrEnum
-from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -123,18 +122,18 @@ class BrokerUnavailableError(UnavailableError):
 
 
 class OffsetsHeldError(BrokerUnavailableError):
-    """Kafka holds the group's offsets back for a transaction that has not ended.
-
-    ``offsets`` are those committed before it, as the Kafka client has them.
-    """
-
-    def __init__(self, message: str, offsets: Sequence[Any]) -> None:
-        super().__init__(message)
-        self.offsets = offsets
+    """Kafka holds the group's offsets back for a transaction that has not ended."""
 
 
 class UnknownOutcomeError(BrokerUnavailableError):
     """A commit may or may not have happened: compare the group's offsets."""
+
+
+class OffsetsSteppedBackError(UnavailableError):
+    """Kafka tells offsets that lie before what the group had committed (``docs/adr/0024``).
+
+    To begin there would decide payments twice.
+    """
 
 
 class OutputRefusedError(UnavailableError):

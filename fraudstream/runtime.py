@@ -30,10 +30,11 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from fraudstream.adapters.kafka_inquirer import PartitionStart
 from fraudstream.adapters.profiles import AttachPoint
 from fraudstream.errors import (
     BrokerUnavailableError,
-    OffsetsHeldError,
+    OffsetsSteppedBackError,
     OutputRefusedError,
     ProfileLossError,
     StoreUnavailableError,
@@ -122,22 +123,9 @@ class Worker:
         self._report_progress()
 
     def _note_absence(self, error: UnavailableError) -> None:
-        """Write down that Kafka is away: where nothing is polled, the source cannot hear of it.
-
-        If it only holds offsets back, it may be a transaction of ours that it does so for.
-        """
-        if isinstance(error, OffsetsHeldError):
-            self._release(error)
-        elif isinstance(error, BrokerUnavailableError):
+        """Write down that Kafka is away: where nothing is polled, the source cannot hear of it."""
+        if isinstance(error, BrokerUnavailableError):
             self._source.health.note_absence()
-
-    def _release(self, held: OffsetsHeldError) -> None:
-        try:
-            self._publisher.release(held.offsets, self._source.group_metadata())
-        except BrokerUnavailableError as error:
-            _log.warning("offsets_not_released", error=str(error))
-        else:
-            _log.warning("offsets_released", partitions=len(held.offsets))
 
     def _report_progress(self) -> None:
         """Say that the loop is alive; a worker without partitions is ready too."""
@@ -241,15 +229,14 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 self._publisher.prepare()
-                found = self._source.inspect(stretches)
-            except BrokerUnavailableError as error:
+                is_committed = _is_committed(self._source.inspect(stretches), stretches)
+            except (BrokerUnavailableError, OffsetsSteppedBackError) as error:
                 _log.warning("kafka_away", error=str(error))
                 self._note_absence(error)
                 self._source.serve()
                 self._report_progress()
                 self._wait()
                 continue
-            is_committed = all(found[p].committed == s.end for p, s in stretches.items())
             _log.warning("commit_resolved", is_committed=is_committed)
             return is_committed
         return False
@@ -335,3 +322,17 @@ class Worker:
             self._gap_records = self._repairer.turn(positions)
         elif is_idle_due:
             self._repairer.advance(positions)
+
+
+def _is_committed(
+    found: Mapping[InputPartition, PartitionStart], stretches: Mapping[InputPartition, Stretch]
+) -> bool:
+    """Say whether a batch was committed; raise `OffsetsSteppedBackError` if Kafka cannot know.
+
+    Where a batch began was committed before it, unless what lay before had been deleted.
+    """
+    for partition, stretch in stretches.items():
+        start, committed = found[partition], found[partition].committed
+        if committed is None or committed < stretch.start > start.log_start:
+            raise OffsetsSteppedBackError("the group's committed offsets stepped back")
+    return all(found[p].committed == s.end for p, s in stretches.items())

@@ -1,7 +1,8 @@
 """Where a worker begins to read the partitions it was given.
 
 The group's committed offsets say so. Where there are none, either nobody has read the partition
-yet, or the offsets were lost; the profiles' watermarks tell the two apart.
+yet, or the offsets were lost; the profiles' watermarks tell the two apart. They also tell offsets
+that stepped back: Kafka can tell old ones for a while (``docs/adr/0024``).
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ import structlog
 from fraudstream.adapters.kafka_inquirer import PartitionStart
 from fraudstream.adapters.kafka_source import KafkaSource
 from fraudstream.adapters.profiles import BucketedProfileStore
-from fraudstream.errors import BrokerUnavailableError, OffsetsMissingError
+from fraudstream.errors import (
+    BrokerUnavailableError,
+    OffsetsMissingError,
+    OffsetsSteppedBackError,
+    StoreUnavailableError,
+)
 from fraudstream.profile import InputPartition
 
 _log = structlog.get_logger("start")
+
+#: How far committed offsets may lie behind the profiles. A worker that ended leaves one batch
+#: there at most, 256 records; among their offsets are those of markers and of aborted records.
+_BEHIND_MAX = 2_048
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +55,15 @@ def find_places(
         What the group gave to this worker.
     from_
         Where to begin when the group's offsets are gone although profiles exist: ``earliest`` or
-        ``watermark``; None refuses.
+        ``watermark``; None refuses. If it is given, a person has looked at the offsets: they are
+        believed, however old they are.
 
     Raises
     ------
     UnavailableError
         Kafka does not answer, or profiles do not where they are needed; ask again.
+    OffsetsSteppedBackError
+        The offsets are older than what was decided by them; ask again.
     OffsetsMissingError
         The offsets are gone, and nobody said where to begin.
     """
@@ -59,11 +72,29 @@ def find_places(
         raise BrokerUnavailableError("Kafka assigned a partition that it does not list yet")
     own = {partition: everywhere[partition] for partition in assigned}
     positions = {p: _committed(p, s) for p, s in own.items() if s.committed is not None}
+    if from_ is None:
+        _refuse_step_back(positions, store)
     if len(positions) < len(own):
         fresh = {p: s for p, s in everywhere.items() if s.committed is None}
         positions |= _begin_fresh(source, store, set(own) & set(fresh), fresh, from_)
     log_starts = {partition: start.log_start for partition, start in own.items()}
     return Places(positions, log_starts, len(everywhere))
+
+
+def _refuse_step_back(positions: Mapping[InputPartition, int], store: BucketedProfileStore) -> None:
+    """Refuse offsets that lie further behind the profiles than a batch in hand can."""
+    try:
+        watermarks = store.watermarks()
+    except StoreUnavailableError:
+        return  # nothing to compare with
+    behind = {p: watermarks.get(p, position) - position for p, position in positions.items()}
+    worst = max(behind, key=behind.__getitem__, default=None)
+    if worst is not None and behind[worst] > _BEHIND_MAX:
+        raise OffsetsSteppedBackError(
+            f"the group's committed offsets stepped back: {worst} is at {positions[worst]}, "
+            f"{behind[worst]} behind what the profiles hold; Kafka is asked again. If they were "
+            "put back on purpose, start once with --from committed"
+        )
 
 
 def _committed(partition: InputPartition, start: PartitionStart) -> int:

@@ -78,10 +78,6 @@ class Publisher(Protocol):
         """Publish and commit; raises an `UnavailableError` where that did not succeed."""
         ...
 
-    def release(self, offsets: Sequence[TopicPartition], group: object) -> None:
-        """Set the group's offsets free; raises `BrokerUnavailableError` if not possible now."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts:
@@ -104,7 +100,8 @@ class StartRules:
     ----------
     from_
         Where to begin when the group's offsets are gone although profiles exist: ``earliest`` or
-        ``watermark``; None refuses.
+        ``watermark``; with either, or ``committed``, offsets that lie far behind the profiles are
+        believed. None refuses both.
     is_degradable
         Whether to decide without profiles when they are away.
     """

@@ -75,9 +75,6 @@ class AtLeastOncePublisher:
                 }
             )
 
-    def release(self, offsets: Sequence[TopicPartition], group: object) -> None:
-        """Do nothing: there are no transactions here that could hold offsets back."""
-
     def publish(
         self, outputs: Sequence[OutputRecord], offsets: Sequence[TopicPartition], group: object
     ) -> None:

@@ -117,6 +117,5 @@ class KafkaInquirer:
             return
         finally:
             close_aside(client)
-        held = [f for f in found if f.error is None and f.offset != OFFSET_INVALID]
-        if held:
-            raise OffsetsHeldError("an open transaction holds the group's offsets back", held)
+        if any(f.error is None and f.offset != OFFSET_INVALID for f in found):
+            raise OffsetsHeldError("an open transaction holds the group's offsets back")

@@ -171,29 +171,6 @@ class KafkaPublisher:
             self._discard()
             raise UnknownOutcomeError(f"transaction in doubt: {error}") from error
 
-    def release(self, offsets: Sequence[TopicPartition], group: object) -> None:
-        """Have the group's offsets set free that an ended transaction of this slot still holds.
-
-        Seen after a broker had gone in the middle of one: the transaction was over, but its offsets
-        stayed pending for ever, and nobody was told where to start. A transaction with offsets that
-        is aborted puts a marker of the same producer beside them, which drops all that are pending.
-
-        Raises
-        ------
-        BrokerUnavailableError
-            Not now; call again.
-        """
-        self.prepare()
-        try:
-            self._begin()
-            self._send_offsets(list(offsets), group)
-        except _MustAbortError as error:
-            _log.info("offsets_refused", error=str(error))  # the marker goes there all the same
-        except _MustRebuildError as error:
-            self._discard()
-            raise BrokerUnavailableError(f"offsets were not released: {error}") from error
-        self._abort()
-
     def _begin(self) -> None:
         self._deliveries = Deliveries()
         self._began_at_s = time.monotonic()

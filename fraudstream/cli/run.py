@@ -37,9 +37,11 @@ def run(
         typer.Option(min=0, max=999, help="This worker's slot (default: worker_slot, 0)."),
     ] = None,
     from_: Annotated[
-        Literal["earliest", "watermark"] | None,
+        Literal["earliest", "watermark", "committed"] | None,
         typer.Option(
-            "--from", help="Where to begin when the group's offsets are gone but profiles exist."
+            "--from",
+            help="Where to begin when the group's offsets are gone but profiles exist; or believe "
+            "committed offsets that were put back on purpose. For one start.",
         ),
     ] = None,
     accept_short_retention: Annotated[

@@ -41,6 +41,8 @@ PROPERTIES: Mapping[str, str] = {
     # A broker that was killed is let in again once its predecessor's session is over: 9 s else.
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "500",
+    # Else a broker that was killed tells groups old offsets for a while (docs/adr/0024).
+    "offsets.load.buffer.size": "65536",
     # A misspelt topic is an error; nothing is ever forgotten unless a topic says so.
     "auto.create.topics.enable": "false",
     "log.retention.ms": "-1",

@@ -19,7 +19,6 @@ from fraudstream.adapters.kafka import (
     producer_config,
 )
 from fraudstream.adapters.kafka_inquirer import KafkaInquirer
-from fraudstream.adapters.kafka_publisher import KafkaPublisher
 from fraudstream.errors import BrokerUnavailableError, OffsetsHeldError
 from fraudstream.local.ready import HOST, find_free_port
 from fraudstream.pipeline import InputTopics
@@ -86,27 +85,8 @@ def test_offsets_that_an_open_transaction_holds_are_told_from_an_absence(group: 
     )
     held = group.ask()
     assert isinstance(held, OffsetsHeldError)
-    assert [found.offset for found in held.offsets] == [COMMITTED]
     other.abort_transaction(30)
     assert group.ask() == COMMITTED
-
-
-@pytest.mark.services
-def test_releasing_offsets_commits_nothing_and_leaves_the_publisher_ready(group: Group) -> None:
-    publisher = KafkaPublisher(group.access, group.membership)
-    metadata = group.client.consumer_group_metadata()
-
-    def is_released() -> bool:
-        try:
-            publisher.release(group.offsets(PENDING), metadata)
-        except BrokerUnavailableError:  # the coordinator is still loading
-            return False
-        return True
-
-    wait_for(is_released, "the offsets to be released")
-    assert group.ask() == COMMITTED
-    publisher.publish([], group.offsets(PENDING), metadata)
-    wait_for(lambda: group.ask() == PENDING, "the commit")
 
 
 def test_a_kafka_that_is_away_holds_nothing_back() -> None:
