@@ -6,6 +6,7 @@ beginning, after all that was thrown at it.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -182,6 +183,7 @@ def soak(faults: FaultStack, folder: Path, seed: int, scale: Scale) -> Outcome:
         is_same = stage.crew.pid(0) == pid
         stage.settle(timeout_s=300)
         outcome = stage.finish()
+    (folder / "samples.json").write_text(json.dumps([s._asdict() for s in samples]), "utf-8")
     outcome.require(is_same, "worker 0 ended, though nobody killed it")
     _judge_growth(outcome, samples)
     return outcome
