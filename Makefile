@@ -117,6 +117,9 @@ bench-latency: install ## From due to readable, open loop (BENCH_ARGS="--rate 10
 bench-scale: install ## Workers, partitions, keys and records a key (BENCH_ARGS="--what cards")
 	@$(BIN)/python -m benchmarks.scale $(BENCH_ARGS)
 
+bench-capacity: install ## What one core carries, and docs/capacity.md (prices: configs/prices.yaml)
+	@$(BIN)/python -m benchmarks.capacity --page docs/capacity.md $(BENCH_ARGS)
+
 bench-check: install ## Measure shortly, and fail where a ratio in benchmarks/bounds.toml is worse
 	@$(BIN)/python -m benchmarks.contest --rounds 2 $(BENCH_ARGS)
 	@$(BIN)/python -m benchmarks.latency --rate 1000 --rounds 2 --episodes 0 --delivery exactly_once
@@ -146,5 +149,5 @@ clean: ## Remove the environments, caches and build products (Kafka's jars stay 
 	@git clean -fdXq -- fraudstream tests benchmarks
 
 .PHONY: help install demo test parity quality faults soak lint format bench bench-throughput bench-latency \
-  bench-scale bench-check schemas lock clean
+  bench-scale bench-capacity bench-check schemas lock clean
 .DELETE_ON_ERROR:

@@ -1,8 +1,9 @@
-"""Growth: workers, partitions, keys and records a key: ``python -m benchmarks.scale``.
+"""Growth: workers, partitions, keys, records a key, nodes: ``python -m benchmarks.scale``.
 
 One thing grows at a time; the rest stays as in `benchmarks.contest`. Each run has an emptied Valkey
 and topics of its own, on one broker. What it says of memory is Valkey's own figure, over the
-payments that lay in the profiles by then: a window's worth, or all there were.
+payments that lay in the profiles by then: a window's worth, or all there were. Three nodes are a
+Valkey Cluster on the same cores: what it shows is what a cluster costs, not what it gains.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 
 import redis
 from rich.console import Console
@@ -26,6 +30,7 @@ from benchmarks.contestants.programs import BUILD, Fraudstream
 from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import DAY_MS, StreamPlan
 from benchmarks.machine import describe_machine
+from fraudstream.local.cluster import running_cluster
 from fraudstream.local.stack import LocalStack, local_stack
 
 _WINDOW_MS = 30 * DAY_MS
@@ -42,6 +47,47 @@ class Case:
     workers: int = 2
     partitions: int = 6
     plan: StreamPlan = _USUAL
+    is_cluster: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Valkey:
+    """Where the profiles of a case live: the stack's server, or a cluster's nodes.
+
+    Parameters
+    ----------
+    clients
+        One for each node.
+    environ
+        The settings that lead workers there.
+    pids
+        Of the nodes; None: the stack's.
+    """
+
+    clients: Sequence[redis.Redis]
+    environ: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    pids: Sequence[int] | None = None
+
+    def holds(self) -> tuple[float, int]:
+        """Give the memory in use, MB, and the number of keys, of all nodes together."""
+        used = sum(float(client.info("memory")["used_memory"]) for client in self.clients)
+        return used / 1e6, sum(int(client.dbsize()) for client in self.clients)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for client in self.clients:
+            client.flushall()
+
+
+@contextmanager
+def _valkey(stack: LocalStack, case: Case) -> Iterator[Valkey]:
+    if not case.is_cluster:
+        with closing(redis.Redis.from_url(stack.valkey_url, protocol=2)) as client:
+            yield Valkey([client])
+        return
+    with tempfile.TemporaryDirectory() as folder, running_cluster(Path(folder)) as cluster:
+        environ = {"FRAUDSTREAM_VALKEY__URL": cluster.url, "FRAUDSTREAM_VALKEY__CLUSTER": "true"}
+        yield Valkey([node.client for node in cluster.nodes], environ, cluster.pids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +135,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    kinds = ["workers", "partitions", "cards", "records a key"]
+    kinds = ["workers", "partitions", "cards", "records a key", "Valkey nodes"]
     parser.add_argument("--what", nargs="*", choices=kinds, default=kinds)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=900_000)
@@ -112,6 +158,8 @@ def _cases(events: int) -> list[Case]:
         keys = _WINDOW_RECORDS // size
         plan = replace(usual, cards=keys, terminals=keys, step_ms=step_ms)
         cases.append(Case("records a key", size, plan=plan))
+    cases.append(Case("Valkey nodes", 1, plan=usual))
+    cases.append(Case("Valkey nodes", 3, plan=usual, is_cluster=True))
     return cases
 
 
@@ -123,17 +171,18 @@ def _grow(
     clocking = Clocking(
         arguments.warm_up_seconds, arguments.seconds, case.plan.events, case.partitions
     )
-    client = redis.Redis.from_url(stack.valkey_url, protocol=2)
     measured = []
-    for round_ in range(arguments.rounds):
-        run = new_run(stack, f"{topic}.round{round_}", topic, bundle, case.partitions)
-        measured.append(measure(Fraudstream(case.workers), run, clocking))
-        memory_mb, keys = client.info("memory")["used_memory"] / 1e6, client.dbsize()
-        clear(run)
-    client.close()
+    with _valkey(stack, case) as valkey:
+        for round_ in range(arguments.rounds):
+            run = new_run(stack, f"{topic}.round{round_}", topic, bundle, case.partitions)
+            workers = Fraudstream(case.workers, valkey.environ)
+            measured.append(measure(workers, run, clocking, valkey.pids))
+            memory_mb, keys = valkey.holds()
+            clear(run)
+            valkey.clear()
     cpu_us = {part: median(m.cpu_us[part] for m in measured) for part in measured[0].cpu_us}
     rates = [m.events_per_s for m in measured]
-    return Grown(case.grows, case.size, rates, cpu_us, memory_mb, int(keys))
+    return Grown(case.grows, case.size, rates, cpu_us, memory_mb, keys)
 
 
 def _table(found: Sequence[Grown]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.contestants.programs import Contestant, Run
@@ -56,8 +56,16 @@ class Measured:
     cpu_us: dict[str, float]
 
 
-def measure(contestant: Contestant, run: Run, clocking: Clocking) -> Measured:
-    """Start a contestant, let it warm up, and count for the measured seconds."""
+def measure(
+    contestant: Contestant,
+    run: Run,
+    clocking: Clocking,
+    valkey_pids: Sequence[int] | None = None,
+) -> Measured:
+    """Start a contestant, let it warm up, and count for the measured seconds.
+
+    ``valkey_pids`` are those of a Valkey that is not the stack's.
+    """
     status = run.stack.status()
     assert status.kafka_pid is not None
     assert status.valkey_pid is not None
@@ -69,7 +77,7 @@ def measure(contestant: Contestant, run: Run, clocking: Clocking) -> Measured:
         pids = {
             "own": processes.pids,
             "broker": [status.kafka_pid],
-            "valkey": [status.valkey_pid],
+            "valkey": valkey_pids or [status.valkey_pid],
         }
         before = {part: cpu_seconds(of) for part, of in pids.items()}
         started, started_s = count(), time.monotonic()

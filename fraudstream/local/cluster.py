@@ -1,11 +1,11 @@
-"""A real Valkey Cluster of three nodes for the tests, on this machine.
+"""A real Valkey Cluster of three nodes on this machine, for tests and benchmarks.
 
     node 0 ──slots 0…5460         each node: a primary without replicas, nothing on disk but the
     node 1 ──slots 5461…10922     cluster's own file, ended with the process that started it,
     node 2 ──slots 10923…16383    however that ends
 
-Nodes can be killed, paused and started again, and slots moved. Other tests use the same nodes:
-whoever kills one starts it again.
+Nodes can be killed, paused and started again, and slots moved. Where tests share one, whoever kills
+a node starts it again.
 """
 
 from __future__ import annotations
@@ -109,17 +109,24 @@ class LocalCluster:
     def __init__(self, nodes: list[ClusterNode], leash: Leash) -> None:
         self.nodes = nodes
         self._leash = leash
+        self._pids: dict[str, int] = {}
 
     @property
     def url(self) -> str:
         """The address that clients are given: one node's; it names the others."""
         return self.nodes[0].server.url
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes of all nodes that were started."""
+        return list(self._pids.values())
+
     def start(self, node: ClusterNode) -> None:
         """Start a node and wait until it answers."""
         node.server.folder.mkdir(exist_ok=True)
         pid = self._leash.start(node.name, node.command, node.server.folder, node.server.log_path)
         assert wait_until(lambda: node.server.is_answering(pid), START_TIMEOUT_S), node.name
+        self._pids[node.name] = pid
 
     def kill(self, node: ClusterNode) -> None:
         """End a node at once; its data are gone, its place in the cluster is not."""

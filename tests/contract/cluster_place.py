@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from cluster import ClusterNode, LocalCluster, running_cluster
 from places import PATIENT, ValkeyPlace
 from redis.crc import key_slot
 
 from fraudstream.adapters.profile_backend import ProfileBackend
 from fraudstream.adapters.valkey import ValkeyBackend
 from fraudstream.adapters.valkey_cluster import ClusterWire
+from fraudstream.local.cluster import ClusterNode, LocalCluster, running_cluster
 
 BUCKETS = 64
 #: One key's worth of each bucket, as in the keys of profiles.

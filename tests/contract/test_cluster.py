@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import ClusterNode, LocalCluster
 from cluster_place import BUCKETS, SLOT, TAG, TAGS, ClusterPlace
 from feeds import (
     CARD_TX,
@@ -32,6 +31,7 @@ from redis.crc import key_slot
 from fraudstream.adapters.profile_backend import ProfileBackend, pack_position
 from fraudstream.adapters.valkey import ValkeyBackend
 from fraudstream.errors import ProfileLossError, StoreUnavailableError
+from fraudstream.local.cluster import ClusterNode, LocalCluster
 from fraudstream.local.ready import wait_until
 from fraudstream.profile import Located, id_hash
 

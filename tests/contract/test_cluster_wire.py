@@ -8,7 +8,6 @@ from contextlib import closing
 
 import pytest
 import redis
-from cluster import ClusterNode, LocalCluster
 from cluster_place import BUCKETS, SLOT, TAG, TAGS
 from places import PATIENT, ValkeyPlace, own_valkey_fixture  # noqa: F401 - for the tests
 from redis.crc import key_slot
@@ -17,6 +16,7 @@ from redis.exceptions import ClusterDownError, TryAgainError
 from fraudstream.adapters.valkey_cluster import Address, ClusterWire, _url_of
 from fraudstream.adapters.valkey_wire import ServerWire, ValkeyLimits
 from fraudstream.errors import StoreUnfitError
+from fraudstream.local.cluster import ClusterNode, LocalCluster
 from fraudstream.local.ready import wait_until
 
 pytestmark = pytest.mark.services
