@@ -26,7 +26,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import orjson
 import redis
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
@@ -415,6 +423,19 @@ class Deployment:
         """List the partitions of transactions and labels."""
         kinds = ("transactions", "labels")
         return [(self.topics[kind], n) for kind in kinds for n in range(self.partitions)]
+
+    def set_offsets(self, offsets: Mapping[Partition, int]) -> None:
+        """Set some of the group's offsets, once nobody is in it."""
+        expected = self.committed() | dict(offsets)
+        places = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+        request = [ConsumerGroupTopicPartitions(self.name, places)]
+
+        def is_set() -> bool:
+            (future,) = self.admin.alter_consumer_group_offsets(request).values()
+            future.exception(15)
+            return self.committed() == expected
+
+        wait_for(is_set, "the offsets to be set")
 
     def await_done(
         self, timeout_s: float = PATIENCE_S, ends: Mapping[Partition, int] | None = None

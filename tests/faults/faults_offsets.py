@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import TopicPartition
 from crew import Crew
 from harness import Deployment, Partition, Position, Row, wait_for
 from registry import Scale, fault
@@ -82,24 +82,11 @@ def _move_offsets_back(stage: Stage) -> Rewound:
         stage.crew.stop_one(slot)
     committed = stage.deployment.committed()
     moved = {partition: end - end // 2 for partition, end in committed.items()}
-    _commit(stage.deployment, moved)
+    stage.deployment.set_offsets(moved)
     for slot in stage.crew.slots:
         stage.crew.start(slot)
     stage.crew.await_ready()
     return {place: [(moved[place], end)] for place, end in committed.items() if moved[place] < end}
-
-
-def _commit(deployment: Deployment, offsets: Mapping[Partition, int]) -> None:
-    """Set the group's offsets once nobody is in it."""
-    places = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
-    request = [ConsumerGroupTopicPartitions(deployment.name, places)]
-
-    def is_set() -> bool:
-        (future,) = deployment.admin.alter_consumer_group_offsets(request).values()
-        future.exception(_REQUEST_TIMEOUT_S)
-        return deployment.committed() == dict(offsets)
-
-    wait_for(is_set, "the offsets to be set")
 
 
 def _cut_log_short(stage: Stage) -> dict[Partition, int]:

@@ -13,7 +13,6 @@ from harness import wait_for
 from services import Services
 
 from fraudstream.adapters.kafka import (
-    GroupMembership,
     KafkaAccess,
     consumer_config,
     producer_config,
@@ -34,13 +33,13 @@ class Group:
     """A group that has committed something, and a client for its metadata."""
 
     access: KafkaAccess
-    membership: GroupMembership
+    group_id: str
     topics: InputTopics
     client: Consumer
 
     def ask(self) -> int | OffsetsHeldError | None:
         """Ask until Kafka answers, or says why not: a busy machine takes its time."""
-        inquirer = KafkaInquirer(self.access, self.membership.group_id, self.topics)
+        inquirer = KafkaInquirer(self.access, self.group_id, self.topics)
         found: list[int | OffsetsHeldError | None] = []
 
         def is_answered() -> bool:
@@ -66,9 +65,9 @@ def group(services: Services) -> Iterator[Group]:
     TopicAdmin(access).create(
         plan_topics([topics.transactions, topics.labels], [], partitions=1, horizon_ms=1)
     )
-    membership = GroupMembership(f"group-{uuid.uuid4().hex[:8]}", 0)
-    with closing(Consumer(consumer_config(access, membership.group_id))) as client:
-        made = Group(access, membership, topics, client)
+    group_id = f"group-{uuid.uuid4().hex[:8]}"
+    with closing(Consumer(consumer_config(access, group_id))) as client:
+        made = Group(access, group_id, topics, client)
         client.commit(offsets=made.offsets(COMMITTED), asynchronous=False)
         yield made
 
@@ -76,7 +75,7 @@ def group(services: Services) -> Iterator[Group]:
 @pytest.mark.services
 def test_offsets_that_an_open_transaction_holds_are_told_from_an_absence(group: Group) -> None:
     other = Producer(
-        producer_config(group.access) | {"transactional.id": f"{group.membership.group_id}-other"}
+        producer_config(group.access) | {"transactional.id": f"{group.group_id}-other"}
     )
     other.init_transactions(30)
     other.begin_transaction()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from harness import BUNDLE, DAY_MS, Deployment, WorkerProcess, card_features, payment, wait_for
 from services import Services
 
@@ -196,18 +195,6 @@ def _forget_offsets(deployment: Deployment) -> None:
     assert deployment.committed() == {}
 
 
-def _put_back(deployment: Deployment, place: TopicPartition) -> None:
-    """Set an offset of the group, once its static members have timed out."""
-    request = [ConsumerGroupTopicPartitions(deployment.name, [place])]
-
-    def is_set() -> bool:
-        (future,) = deployment.admin.alter_consumer_group_offsets(request).values()
-        future.exception(15)
-        return deployment.committed()[place.topic, place.partition] == place.offset
-
-    wait_for(is_set, "the offset to be set")
-
-
 def _decide(deployment: Deployment, *arguments: str) -> None:
     worker = deployment.start(*arguments).await_ready()
     deployment.await_done()
@@ -222,7 +209,7 @@ def test_offsets_that_stepped_back_are_not_believed_unless_somebody_says_so(
     deployment.publish(payment(n, card_id="c0") for n in range(4_000))
     _decide(deployment)
     (place,) = (place for place, end in deployment.committed().items() if end == 4_000)
-    _put_back(deployment, TopicPartition(*place, 1_000))
+    deployment.set_offsets({place: 1_000})
 
     worker = deployment.start()
     wait_for(lambda: worker.has_logged("waiting"), "it to say so")
