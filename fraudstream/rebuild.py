@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -300,7 +300,7 @@ class Rebuilder:
         if self._merging is not None:
             self._merging.result()
 
-    def _merge(self, runs: Sequence[SeriesRun], met: dict[tuple[str, str], int]) -> None:
+    def _merge(self, runs: Iterable[SeriesRun], met: dict[tuple[str, str], int]) -> None:
         patiently(lambda: self._keeper.settle(met))
         for portion in portions(runs, _MERGE_RECORDS):
             patiently(lambda: self._store.merge(portion))  # noqa: B023 - called at once

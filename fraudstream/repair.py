@@ -17,21 +17,21 @@ back (`fraudstream.erasures`).
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from fraudstream.adapters.profile_backend import SeriesRun
-from fraudstream.adapters.profile_runs import RunCollector, add_batch
+from fraudstream.adapters.profile_runs import RunCollector, add_batch, portions
 from fraudstream.adapters.profiles import AttachPoint, BucketedProfileStore
 from fraudstream.erasures import EntityHasher, ErasureKeeper, ErasureList, ErasureReader
 from fraudstream.errors import ProfileLossError
 from fraudstream.event import Label
 from fraudstream.pipeline import InputBatch
 from fraudstream.profile import InputPartition, ProfileBatch, Stretch
+from fraudstream.spare_memory import give_back
 
 _log = structlog.get_logger("repair")
 
@@ -76,8 +76,9 @@ class _Bulk:
     collector: RunCollector
     #: Which run of the store it is merged into: one begun anew may hold only some of it.
     generation: str
-    runs: deque[SeriesRun] = field(default_factory=deque)
-    is_collected: bool = False
+    #: What is to be merged, once all is collected; and the first of it, until it is in.
+    portions: Iterator[list[SeriesRun]] | None = None
+    portion: list[SeriesRun] | None = None
 
 
 def no_erasures() -> ErasureList:
@@ -189,6 +190,7 @@ class Repairer:
             self._store.require_available()
             self._repair(self.gaps(positions))
         _log.info("profiles_repaired")
+        give_back()
         return 0
 
     def advance(self, positions: Mapping[InputPartition, int]) -> None:
@@ -275,19 +277,17 @@ class Repairer:
 
     def _go_on(self, bulk: _Bulk, gap_end: int) -> None:
         """Do one small step: read a slice, merge some records, or move the watermark."""
-        if not bulk.is_collected:
+        if bulk.portions is None:
             batch = self._read(bulk.partition, Stretch(bulk.position, gap_end))
             add_batch(bulk.collector, batch)
             bulk.position = batch.stretches[bulk.partition].end
             if bulk.position >= gap_end or len(bulk.collector) >= BULK_EVENTS_MAX:
-                bulk.runs.extend(bulk.collector.take())
-                bulk.is_collected = True
-        elif bulk.runs:
+                bulk.portions = portions(bulk.collector.take(), _MERGE_RECORDS)
+                bulk.portion = next(bulk.portions, None)
+        elif bulk.portion is not None:
             self._keep().settle()
-            portion = _portion(bulk.runs)
-            self._store.merge(portion)
-            for _ in portion:  # not before they are in
-                bulk.runs.popleft()
+            self._store.merge(bulk.portion)
+            bulk.portion = next(bulk.portions, None)  # not before the last one is in
         elif self._store.generation() != bulk.generation:
             _log.warning("profiles_restarted", partition=bulk.partition)
             self._bulk = None  # what was merged may be gone again: once more from the start
@@ -327,17 +327,6 @@ def cut_off(
         for partition, point in points.items()
         if 0 < point.log_start < point.position and applied[partition] <= point.log_start
     }
-
-
-def _portion(runs: deque[SeriesRun]) -> list[SeriesRun]:
-    """Give the first runs, of so many records as are merged at once; at least one run."""
-    portion, records = [runs[0]], len(runs[0])
-    for index in range(1, len(runs)):
-        records += len(runs[index])
-        if records > _MERGE_RECORDS:
-            break
-        portion.append(runs[index])
-    return portion
 
 
 def _entities(batch: ProfileBatch, entity_field: str) -> set[str]:

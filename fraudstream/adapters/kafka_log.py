@@ -22,6 +22,16 @@ _POLL_TIMEOUT_S = 0.05
 _SILENCES_MAX = 100
 
 
+#: The client's own read-ahead (64 MB) would stay with the worker as memory, and brings nothing:
+#: it reads faster than a repair takes. What is read is taken by the slice, and asked for again
+#: that soon (by default after a second).
+_READ_AHEAD = {
+    "queued.max.messages.kbytes": 4_096,
+    "queued.min.messages": 5_000,
+    "fetch.queue.backoff.ms": 10,
+}
+
+
 class KafkaLog:
     """A consumer without a group that reads any stretch of the input topics.
 
@@ -39,6 +49,7 @@ class KafkaLog:
         self._topics = topics
         self._config = consumer_config(access, f"{group_id}-repair") | {
             "enable.partition.eof": True,
+            **_READ_AHEAD,
             "logger": kafka_logger(),
         }
         self._consumer: Consumer | None = None

@@ -80,15 +80,18 @@ class RunCollector:
         """Add findings; as `add_transactions`."""
         self._labels.add(labels, positions)
 
-    def take(self) -> list[SeriesRun]:
-        """Give what was collected as runs, one for each series of each entity, and begin anew."""
-        runs: list[SeriesRun] = []
-        for number, series in enumerate(self._definition.series):
-            columns = self._labels if series.is_versioned else self._transactions
-            if len(columns):
-                runs.extend(columns.runs(number, series))
+    def take(self) -> Iterator[SeriesRun]:
+        """Give what was collected as runs, one for each series of each entity, and begin anew.
+
+        They are made one by one, as they are asked for: as columns they are much smaller.
+        """
+        transactions, labels = self._transactions, self._labels
         self._clear()
-        return runs
+        return (
+            run
+            for number, series in enumerate(self._definition.series)
+            for run in (labels if series.is_versioned else transactions).runs(number, series)
+        )
 
     def _clear(self) -> None:
         texts = {field: _Texts() for field in self._fields("transactions")}
@@ -205,6 +208,8 @@ class _Columns:
 
     def runs(self, number: int, series: Series) -> Iterator[SeriesRun]:
         """Sort by entity and time, and cut at the entities."""
+        if not len(self):
+            return
         codes = np.frombuffer(self._codes[series.entity], dtype=np.int64)
         times_ms = np.frombuffer(self._times_ms, dtype=np.int64)
         order = np.lexsort((times_ms, codes))

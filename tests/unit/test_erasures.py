@@ -53,7 +53,7 @@ def test_what_comes_back_stays_forgotten_and_what_came_later_is_kept() -> None:
     ]
     collector.add_transactions(payments, range(1, 7))
     assert keeper.settle() == 1
-    store.merge(collector.take())
+    store.merge(list(collector.take()))
     times = {key: series.times_ms for key, series in backend.all_series().items()}
     assert times["card_tx", "c1"] == times["card_two", "c1"] == [T + 5]
     assert times["card_tx", "c2"] == [T - 5, T, T + 5]
@@ -66,6 +66,6 @@ def test_forgetting_counts_the_records_of_each_series() -> None:
     collector = RunCollector(DEFINITION)
     payments = [Transaction(f"x{n}", T + n, "c1", "s", 1, "EUR", 1) for n in range(3)]
     collector.add_transactions(payments, [0, 0, 0])
-    store.merge(collector.take())
+    store.merge(list(collector.take()))
     assert forget_everywhere(store, "card_id", "c1", T + 1) == {"card_tx": 2, "card_two": 2}
     assert forget_everywhere(store, "card_id", "c1", T + 1) == {"card_tx": 0, "card_two": 0}

@@ -108,7 +108,7 @@ def test_merged_runs_are_what_recording_each_event_makes(pieces: int) -> None:
     for piece in range(pieces):
         part = slice(piece * 400 // pieces, (piece + 1) * 400 // pieces)
         add_batch(collector, ProfileBatch(batch.labels[part], batch.transactions[part], {}))
-        merged.merge(collector.take())
+        merged.merge(list(collector.take()))
     assert contents(merged) == contents(recorded(batch))
 
 
@@ -123,7 +123,7 @@ def test_every_entity_is_announced_once_before_it_is_taken() -> None:
     assert set(announced) == expected
     collector.take()
     assert len(collector) == 0
-    assert collector.take() == []
+    assert list(collector.take()) == []
 
 
 def test_limbs_of_a_square_are_those_of_the_record() -> None:
@@ -137,7 +137,7 @@ def test_limbs_of_a_square_are_those_of_the_record() -> None:
 def test_portions_keep_all_runs_and_their_bound() -> None:
     collector = RunCollector(DEFINITION)
     add_batch(collector, history(3))
-    runs = collector.take()
+    runs = list(collector.take())
     cut = list(portions(runs, 60))
     assert [run for portion in cut for run in portion] == runs
     assert all(len(portion) == 1 or sum(map(len, portion)) <= 60 for portion in cut)

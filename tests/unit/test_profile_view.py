@@ -47,7 +47,7 @@ def kept() -> MemoryBackend:
     ]
     collector.add_transactions(payments, [0x01_0003_0000000000 + n + 1 for n in range(10)])
     collector.add_labels([Label("x2", T + 2 * HOUR_MS, "c1", "t1", True, T + DAY_MS, "s")], [0])
-    backend.merge(collector.take())
+    backend.merge(list(collector.take()))
     return backend
 
 

@@ -107,7 +107,7 @@ class Scene:
         for _ in range(100):
             self.turn(0)
             bulk = self.repairer._bulk
-            if bulk is not None and bulk.is_collected and not bulk.runs:
+            if bulk is not None and bulk.portions is not None and bulk.portion is None:
                 return
         pytest.fail("nothing was merged")
 
