@@ -250,15 +250,16 @@ def format_time(time_ms: int) -> str:
     >>> format_time(1532513472005)
     '2018-07-25T10:11:12.005Z'
     """
-    minute, of_minute_ms = divmod(time_ms, 60_000)
+    minutes, of_minute_ms = divmod(time_ms, 60_000)
     seconds, milliseconds = divmod(of_minute_ms, 1000)
-    return f"{_minute(minute)}{seconds:02d}.{milliseconds:03d}Z"
+    hour, minute = divmod(minutes, 60)
+    return f"{_hour(hour)}{minute:02d}:{seconds:02d}.{milliseconds:03d}Z"
 
 
 @lru_cache(maxsize=4096)
-def _minute(minute: int) -> str:
-    """Write a minute of the epoch: payments of one time are of few minutes."""
-    return (_EPOCH + timedelta(minutes=minute)).strftime("%Y-%m-%dT%H:%M:")
+def _hour(hour: int) -> str:
+    """Write an hour of the epoch: payments of one time are of few hours, replayed ones too."""
+    return (_EPOCH + timedelta(hours=hour)).strftime("%Y-%m-%dT%H:")
 
 
 def _extra(fields: Mapping[str, object], rules: EventRules) -> tuple[tuple[str, str | None], ...]:
