@@ -26,7 +26,7 @@ from fraudstream.profile import InputPartition
 _log = structlog.get_logger("start")
 
 #: How far committed offsets may lie behind the profiles. A worker that ended leaves one batch
-#: there at most, 256 records; among their offsets are those of markers and of aborted records.
+#: there at most, 512 records; among their offsets are those of markers and of aborted records.
 _BEHIND_MAX = 2_048
 
 

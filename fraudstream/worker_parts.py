@@ -25,7 +25,7 @@ class LoopLimits:
     Parameters
     ----------
     batch_records_max
-        How many records one transaction takes at most. Six calls to Valkey, some 10 ms.
+        How many records one transaction takes at most. Twelve calls to Valkey, some 25 ms.
     poll_timeout_s
         How long to wait for a first record.
     backoff_min_s, backoff_max_s
@@ -34,10 +34,10 @@ class LoopLimits:
         How often the watermarks of buckets without traffic are moved on.
     narrowing_max_s
         How long the search for a refused output may keep the worker from polling. Some refusals
-        take five seconds each, and nine find one record of 256: less would begin anew for ever.
+        take five seconds each, and ten find one record of 512: less would begin anew for ever.
     """
 
-    batch_records_max: int = 256
+    batch_records_max: int = 512
     poll_timeout_s: float = 0.1
     backoff_min_s: float = 0.02
     backoff_max_s: float = 1.0

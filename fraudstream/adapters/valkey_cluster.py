@@ -19,17 +19,24 @@ again, for recording is idempotent:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import redis
-from redis.connection import Connection
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoPermissionError
 
-from fraudstream.adapters.valkey_wire import ValkeyLimits, connect, prepare_node, run_id
+from fraudstream.adapters.valkey_wire import (
+    ValkeyLimits,
+    connect,
+    line,
+    prepare_node,
+    read,
+    run_id,
+    write,
+)
 from fraudstream.errors import StoreUnfitError
 
 #: How often one run follows its commands to other nodes before it leaves it at that.
@@ -141,31 +148,14 @@ class ClusterWire:
             numbers_by_node.setdefault(address, []).append(number)
         prefix = [_ASKING] if is_asking else []
         with ExitStack() as lines:
-            opened = {a: lines.enter_context(self._line(a)) for a in numbers_by_node}
+            opened = {a: lines.enter_context(line(self._client(a))) for a in numbers_by_node}
             for address, numbers in numbers_by_node.items():
-                words = [word for n in numbers for word in (*prefix, commands[n])]
-                line = opened[address]
-                packed = line.pack_commands(words)  # type: ignore[no-untyped-call]
-                line.send_packed_command(packed)  # type: ignore[no-untyped-call]
+                write(opened[address], [w for n in numbers for w in (*prefix, commands[n])])
             for address, numbers in numbers_by_node.items():
                 client = self._client(address)
                 for number in numbers:
                     for word in (*prefix, commands[number]):
-                        answers[number] = _answer(client, opened[address], word[0])
-
-    @contextmanager
-    def _line(self, address: Address) -> Iterator[Connection]:
-        """Borrow a connection; one whose answers were not all read is not used again."""
-        pool = self._client(address).connection_pool
-        connection = pool.get_connection()
-        is_read_to_the_end = False
-        try:
-            yield connection
-            is_read_to_the_end = True
-        finally:
-            if not is_read_to_the_end:
-                connection.disconnect()  # type: ignore[no-untyped-call]
-            pool.release(connection)
+                        answers[number] = read(client, opened[address], word)
 
     def _owner(self, slot: int) -> Address:
         address = self._owners.get(slot)
@@ -245,13 +235,6 @@ def _moved(slots: Sequence[int], answers: Sequence[Any]) -> list[int]:
 def _named(error: AskError, asked: Address) -> Address:
     """Read which node an answer names; without a host, another port of the one that was asked."""
     return Address(error.host or asked.host, error.port)
-
-
-def _answer(client: redis.Redis, connection: Connection, name: str) -> Any:  # noqa: ANN401 - any reply
-    try:
-        return client.parse_response(connection, name)  # type: ignore[no-untyped-call]
-    except redis.ResponseError as error:
-        return error
 
 
 def _slot(command: Sequence[Any]) -> int:

@@ -9,16 +9,21 @@ an answer is decided above it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import Connection
 from redis.retry import Retry
 
 from fraudstream.adapters.valkey_fit import require_fit
 from fraudstream.errors import StoreUnfitError
+
+#: So many commands, some 84 payments, go to a server before the answers to those before are read.
+_FLIGHT_COMMANDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +115,21 @@ class ServerWire:
             )
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one pipeline (see `Wire.run`)."""
-        with self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
-            return list(pipeline.execute(raise_on_error=False))
+        """Send commands, some at a time (see `Wire.run`).
+
+        While the server carries some out, the next are on their way to it. All at once would not
+        be through before the deadline where a large batch meets a busy server.
+        """
+        answers: list[Any] = []
+        with line(self._client) as connection:
+            for start in range(0, len(commands), _FLIGHT_COMMANDS):
+                write(connection, commands[start : start + _FLIGHT_COMMANDS])
+                answers += [self._read(connection, c) for c in commands[len(answers) : start]]
+            answers += [self._read(connection, c) for c in commands[len(answers) :]]
+        return answers
+
+    def _read(self, connection: Connection, command: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        return read(self._client, connection, command)
 
     def generation(self) -> str:
         """Name the server's process (see `Wire.generation`)."""
@@ -136,6 +151,35 @@ def connect(url: str, limits: ValkeyLimits) -> redis.Redis:
         health_check_interval=0,
         client_name="fraudstream",
     )
+
+
+@contextmanager
+def line(client: redis.Redis) -> Iterator[Connection]:
+    """Borrow a client's connection; one whose answers were not all read is not used again."""
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    is_read_to_the_end = False
+    try:
+        yield connection
+        is_read_to_the_end = True
+    finally:
+        if not is_read_to_the_end:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+        pool.release(connection)
+
+
+def write(connection: Connection, commands: Sequence[tuple[Any, ...]]) -> None:
+    """Send commands without waiting for their answers."""
+    packed = connection.pack_commands(commands)  # type: ignore[no-untyped-call]
+    connection.send_packed_command(packed)  # type: ignore[no-untyped-call]
+
+
+def read(client: redis.Redis, connection: Connection, command: tuple[Any, ...]) -> Any:  # noqa: ANN401 - any reply
+    """Wait for the answer to a command; an error reply is given, not raised."""
+    try:
+        return client.parse_response(connection, command[0])  # type: ignore[no-untyped-call]
+    except redis.ResponseError as error:
+        return error
 
 
 def run_id(client: redis.Redis) -> str:

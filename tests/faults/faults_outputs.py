@@ -24,9 +24,9 @@ from fraudstream.errors import Reason
 #: Compressed, a decision alone takes 1.0 to 1.3 kB at the broker, a large one takes 1.75 kB.
 DECISION_BYTES = 1_550
 LETTER_BYTES = 20_000
-#: 256 records are halved eight times; then two dead letters may be refused, too; the rest is that
+#: 512 records are halved nine times; then two dead letters may be refused, too; the rest is that
 #: batches grow again before the next one is found.
-ABORTS_MAX = 14
+ABORTS_MAX = 15
 _PATIENCE_S = 300.0
 _REQUEST_TIMEOUT_S = 15.0
 
