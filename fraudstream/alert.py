@@ -176,6 +176,7 @@ class Encoder:
     def _common(self, kind: str, decision: Decision, record: Record) -> tuple[str, str, Headers]:
         """Write what decisions and alerts share: their id, JSON fields and headers."""
         transaction, flags, reasons = decision.transaction, decision.flags, decision.reasons
+        missing = decision.missing_features
         identifier = f"{kind[0]}-{identity(transaction)}"
         time = format_time(transaction.event_time_ms)
         fields = (
@@ -186,7 +187,7 @@ class Encoder:
             f'"reasons":{_json([_reason(r) for r in reasons]) if reasons else "[]"},'
             f"{self._made_by},"
             f'"flags":{_json([flag.value for flag in flags]) if flags else "[]"},'
-            f'"missing_features":{_json(decision.missing_features)},'
+            f'"missing_features":{_json(missing) if missing else "[]"},'
             f'"source":{{"topic":"{record.topic}","partition":{record.partition},'
             f'"offset":{record.offset}}}'
         )

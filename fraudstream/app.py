@@ -51,6 +51,8 @@ if TYPE_CHECKING:  # a worker does without what reads files
 
 _log = structlog.get_logger("app")
 
+#: So many new objects that stay, and the garbage collector looks for cycles among them.
+_COLLECT_AFTER_OBJECTS = 50_000
 #: How long a command that can wait gives Valkey for one answer.
 PATIENT_DEADLINE_S = 10.0
 
@@ -99,6 +101,9 @@ def run_worker(settings: Settings, options: RunOptions, stopping: threading.Even
         # What was made so far stays for good: later collections need not walk through it.
         gc.collect()
         gc.freeze()
+        # A batch is some ten thousand objects that go away by themselves: by default the
+        # collector would walk through them several times.
+        gc.set_threshold(_COLLECT_AFTER_OBJECTS)
         worker.run()
         _log.info("stopped", slot=options.slot)
     finally:

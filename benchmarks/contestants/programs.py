@@ -110,6 +110,8 @@ class Fraudstream:
             "FRAUDSTREAM_TOPICS__ALERTS": f"{run.input}.alerts",
             "FRAUDSTREAM_TOPICS__DEAD_LETTERS": f"{run.input}.dead-letters",
             "FRAUDSTREAM_METRICS__PORT": "0",
+            # The job asks for scores and outcomes, not for what explains an alert.
+            "FRAUDSTREAM_MODEL__EXPLANATIONS": "approximate",
             **(self.environ or {}),
         }
         for slot in range(self.workers):
