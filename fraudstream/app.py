@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # a worker does without what reads files
 _log = structlog.get_logger("app")
 
 #: So many new objects that stay, and the garbage collector looks for cycles among them.
-_COLLECT_AFTER_OBJECTS = 50_000
+_COLLECT_AFTER_OBJECTS = 10_000
 #: How long a command that can wait gives Valkey for one answer.
 PATIENT_DEADLINE_S = 10.0
 

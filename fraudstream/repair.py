@@ -31,7 +31,6 @@ from fraudstream.errors import ProfileLossError
 from fraudstream.event import Label
 from fraudstream.pipeline import InputBatch
 from fraudstream.profile import InputPartition, ProfileBatch, Stretch
-from fraudstream.spare_memory import give_back
 
 _log = structlog.get_logger("repair")
 
@@ -190,7 +189,6 @@ class Repairer:
             self._store.require_available()
             self._repair(self.gaps(positions))
         _log.info("profiles_repaired")
-        give_back()
         return 0
 
     def advance(self, positions: Mapping[InputPartition, int]) -> None:

@@ -44,6 +44,7 @@ from fraudstream.errors import (
 from fraudstream.halving import Refusals, halve
 from fraudstream.pipeline import InputBatch, Processed
 from fraudstream.profile import InputPartition, Stretch
+from fraudstream.spare_memory import give_back
 from fraudstream.start import find_places
 from fraudstream.worker_parts import LoopLimits, StartRules, WorkerParts
 
@@ -84,6 +85,7 @@ class Worker:
         self._backoff_s = 0.0
         self._polled_at_s = 0.0
         self._tidied_at_s = 0.0
+        self._gave_back_at_s = 0.0
         self._gap_records = 0
         self._is_settled = False
 
@@ -296,11 +298,22 @@ class Worker:
 
     def _tidy(self) -> None:
         positions = self._source.positions
+        self._give_back()
         try:
             self._care_for_profiles(positions)
         except StoreUnavailableError as error:
             # The stream goes on without profiles; the breaker keeps this from being tried often.
             _log.debug("profiles_away", error=str(error))
+
+    def _give_back(self) -> None:
+        """Let go of what an outage, a backlog or a repair took: a worker stays as small as it was.
+
+        Here and not after each of them: what they took is free only when the last of it is.
+        """
+        now_s = time.monotonic()
+        if now_s - self._gave_back_at_s >= self._limits.give_back_interval_s:
+            self._gave_back_at_s = now_s
+            give_back()
 
     def _care_for_profiles(self, positions: Mapping[InputPartition, int]) -> None:
         """Repair a slice of what is missing; where nothing is, move idle watermarks on."""

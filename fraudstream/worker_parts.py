@@ -35,6 +35,8 @@ class LoopLimits:
     narrowing_max_s
         How long the search for a refused output may keep the worker from polling. Some refusals
         take five seconds each, and ten find one record of 512: less would begin anew for ever.
+    give_back_interval_s
+        How often memory that is no longer used goes back to the operating system.
     """
 
     batch_records_max: int = 512
@@ -43,6 +45,7 @@ class LoopLimits:
     backoff_max_s: float = 1.0
     idle_interval_s: float = 1.0
     narrowing_max_s: float = 60.0
+    give_back_interval_s: float = 20.0
 
 
 class Observer(Protocol):
