@@ -43,6 +43,7 @@ from fraudstream.rebuild import Progress, Rebuilder, RebuildParts
 from fraudstream.repair import LAST_TURN_S, TURN_S, Repairer
 from fraudstream.runtime import Worker
 from fraudstream.settings import Settings
+from fraudstream.spare_memory import map_large_blocks
 from fraudstream.topics import RETENTION_MARGIN_MS, TopicAdmin, require_retention
 from fraudstream.worker_parts import LoopLimits, Publisher, StartRules, WorkerParts
 
@@ -88,6 +89,7 @@ def run_worker(settings: Settings, options: RunOptions, stopping: threading.Even
     StopError
         Something that a person has to change.
     """
+    map_large_blocks()
     bundle = load_bundle(settings.model.bundle, settings.model.device)
     topics = input_topics(settings)
     metrics = WorkerMetrics(topics)
