@@ -233,7 +233,7 @@ class Worker:
                 self._publisher.prepare()
                 is_committed = _is_committed(self._source.inspect(stretches), stretches)
             except (BrokerUnavailableError, OffsetsSteppedBackError) as error:
-                _log.warning("kafka_away", error=str(error))
+                _log.warning("commit_in_doubt", error=str(error))
                 self._note_absence(error)
                 self._source.serve()
                 self._report_progress()

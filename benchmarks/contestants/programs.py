@@ -112,6 +112,9 @@ class Fraudstream:
             "FRAUDSTREAM_METRICS__PORT": "0",
             # The job asks for scores and outcomes, not for what explains an alert.
             "FRAUDSTREAM_MODEL__EXPLANATIONS": "approximate",
+            # Nobody here decides without profiles, however busy the machine is.
+            "FRAUDSTREAM_VALKEY__ON_DEADLINE": "wait",
+            "FRAUDSTREAM_VALKEY__DEADLINE_MS": "1000",
             **(self.environ or {}),
         }
         for slot in range(self.workers):
