@@ -1,4 +1,4 @@
-"""The line to Valkey: commands go out in one round trip, and answers come back in their order.
+"""The line to Valkey: commands go out together, and answers come back in their order.
 
     ValkeyBackend ──commands──▶ Wire ──┬─ ServerWire    one server, one connection
                  ◀──answers───         └─ ClusterWire   one connection to each node
@@ -62,7 +62,7 @@ class Wire(Protocol):
         ...
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one round trip.
+        """Send commands without waiting for the answer to one before the next.
 
         Returns
         -------
@@ -120,16 +120,14 @@ class ServerWire:
         While the server carries some out, the next are on their way to it. All at once would not
         be through before the deadline where a large batch meets a busy server.
         """
+        client = self._client
         answers: list[Any] = []
-        with line(self._client) as connection:
+        with line(client) as connection:
             for start in range(0, len(commands), _FLIGHT_COMMANDS):
                 write(connection, commands[start : start + _FLIGHT_COMMANDS])
-                answers += [self._read(connection, c) for c in commands[len(answers) : start]]
-            answers += [self._read(connection, c) for c in commands[len(answers) :]]
+                answers += [read(client, connection, c) for c in commands[len(answers) : start]]
+            answers += [read(client, connection, c) for c in commands[len(answers) :]]
         return answers
-
-    def _read(self, connection: Connection, command: tuple[Any, ...]) -> Any:  # noqa: ANN401
-        return read(self._client, connection, command)
 
     def generation(self) -> str:
         """Name the server's process (see `Wire.generation`)."""

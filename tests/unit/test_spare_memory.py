@@ -10,14 +10,16 @@ import pytest
 
 from fraudstream.spare_memory import give_back, map_large_blocks
 
-#: 100 MB in small pieces, with one that stays behind all of them: glibc keeps the rest.
-PROGRAM = """
-import numpy as np
-from fraudstream.spare_memory import give_back
-
+RESIDENT_MB = """
 def resident_mb():
     pages = int(open("/proc/self/statm").read().split()[1])
     return pages * 4096 / 1e6
+"""
+#: 100 MB in small pieces, with one that stays behind all of them: glibc keeps the rest.
+SMALL = f"""
+{RESIDENT_MB}
+import numpy as np
+from fraudstream.spare_memory import give_back
 
 pieces = [np.ones(10_000, dtype=np.uint8) for _ in range(10_000)]
 last = np.ones(10_000, dtype=np.uint8)
@@ -26,18 +28,13 @@ before = resident_mb()
 give_back()
 print(before - resident_mb())
 """
-
-
 #: The first large block that is freed raises glibc's limit; the next one then lies in the heap,
 #: below something small that stays.
-LARGE = """
+LARGE = f"""
+{RESIDENT_MB}
 import sys
 import numpy as np
 from fraudstream.spare_memory import map_large_blocks
-
-def resident_mb():
-    pages = int(open("/proc/self/statm").read().split()[1])
-    return pages * 4096 / 1e6
 
 if sys.argv[1] == "mapped":
     map_large_blocks()
@@ -59,7 +56,7 @@ def test_they_can_be_called_anywhere() -> None:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's own")
 def test_what_was_freed_below_something_kept_is_given_back() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", SMALL], check=True, capture_output=True, text=True, timeout=60
     )
     assert float(done.stdout) > 80
 
