@@ -80,10 +80,12 @@ local LAYOUT = 2
 local HEAD_MAX = 512           -- records in a head, above it the older half moves into a chunk
 local CHUNK_MAX = 2048         -- records in a chunk, above it it is split
 local BLOCK = 16               -- records read at once from a chunk when one is looked at
+local STEPS = 8                -- records an edge may have moved before it is searched for
 local LATE_SCAN_MAX = 512      -- a retry can lie behind at most a batch of later records
 local SCAN_MAX = 256           -- a scan looks at no more records
 local MERGE_WORK_MAX = 1536    -- records a merge may touch: a call of a few milliseconds
 local DAY_MS = 86400000
+local NEVER = 1 / 0
 local MODULUS = 9007199254740992  -- 2^53
 
 local READ_ONLY, RECORDED, RETRY, DUPLICATE, TOO_LATE, SUPERSEDED = 0, 1, 2, 3, 4, 5
@@ -166,6 +168,7 @@ local function derive_layout(def)
   def.own, def.before_own = edges + 1, edges + 2
   def.value_format = '<' .. string.rep('i8', columns)
   def.hint_format = '<' .. string.rep('I4', edges)
+  def.no_hints = string.rep('\0', 4 * edges)
   def.row_numbers = 2 + #def.uppers * (1 + columns) + #def.scans
   def.row_format = '<' .. string.rep('i8', def.row_numbers)
   def.zeros = string.rep(ZERO8, columns)
@@ -247,15 +250,19 @@ local function load_series(def, key)
   if n < 0 or n ~= floor(n) then
     return nil
   end
-  local format, hints_at = def.hint_format, FIXED_BYTES + 16 * columns + 1
+  local hints_at = FIXED_BYTES + 16 * columns + 1
   local sums = columns > 0 and sub(data, FIXED_BYTES + 1, hints_at - 1) or ''
   local has_sums = sums ~= def.no_sums
+  local hinted, from = data, hints_at
+  if hints ~= #def.edges then
+    hinted, from = def.no_hints, 1
+  end
   local s = { key = key, def = def, exists = true, n = n, start = base_count, data = data,
               from = -records_at, chunks = chunks, next = next_number, index = '',
               trimmed_to = trimmed_to, base_count = base_count, newest = 0,
               sums = sums, base = has_sums and sums_of(def, sums, 1) or nil,
               offset = has_sums and sums_of(def, sums, 1 + 8 * columns) or nil,
-              unpack_bytes(hints == #def.edges and format or '<', data, hints_at) }
+              unpack_bytes(def.hint_format, hinted, from) }
   if n > 0 then
     s.newest = unpack_bytes('<i8', data, bytes - def.record_bytes + 1)
   end
@@ -659,11 +666,14 @@ end
 -- Drop what no window can reach, once a quarter of the series is of that kind.
 local function trim(s, oldest)
   local n = s.start + s.n - s.base_count
-  local known_from = math.min(s.newest, oldest) - s.def.horizon
-  if n < 4 or s.chunks == 0 and time_in(s, 0) > known_from then
+  if n < 4 then
     return
   end
-  local part, i = part_at(s, s.base_count + floor(n / 4))
+  local known_from = (s.newest < oldest and s.newest or oldest) - s.def.horizon
+  local part, i = s, floor(n / 4)
+  if s.chunks > 0 then
+    part, i = part_at(s, s.base_count + i)
+  end
   if time_in(part, i) > known_from then
     return
   end
@@ -716,9 +726,6 @@ end
 local function pack_head(s)
   local def = s.def
   local edges = #def.edges
-  for e = 1, edges do
-    s[e] = (s[e] or 0) % 4294967296
-  end
   return pack_bytes('<BBBBI4I4i8i8', LAYOUT, def.columns, def.kind, edges, s.chunks, s.next,
       s.trimmed_to, s.base_count) .. (s.sums or pack_sums(def, s.base) .. pack_sums(def, s.offset))
       .. (edges > 0 and pack_bytes(def.hint_format, unpack(s, 1, edges)) or '') .. s.index
@@ -751,8 +758,10 @@ local function flush(s)
     call('SET', s.key, head, 'PX', s.def.ttl)
     renew_chunks(s)
   end
-  for _, key in ipairs(s.drops or {}) do
-    call('DEL', key)
+  if s.drops then
+    for _, key in ipairs(s.drops) do
+      call('DEL', key)
+    end
   end
 end
 
@@ -853,7 +862,8 @@ local function record(s)
   end
   local known_from = s.trimmed_to
   if total > s.base_count then
-    known_from = math.max(known_from, newest - def.horizon)
+    local reach = newest - def.horizon
+    known_from = known_from < reach and reach or known_from
   end
   if t <= known_from then
     if t > s.trimmed_to then
@@ -863,7 +873,7 @@ local function record(s)
   end
   if place == total then
     -- The time to live only collects garbage: renewing it once a day of event time is enough.
-    if floor(t / DAY_MS) ~= floor(newest / DAY_MS) then
+    if t - t % DAY_MS > newest then
       s.is_renewed = true
     end
     append(s, entry.static, entry.values)
@@ -884,9 +894,9 @@ local COLUMNS_AT_ONCE = 5
 -- What follows the last column is where the next field begins: it goes into a slot nobody reads.
 local function keep_sums(at, a, b, c, d, e, f)
   local sums = sums_at_edge
-  sums[at + 1], sums[at + 2] = a, b
-  if c then
-    sums[at + 3], sums[at + 4], sums[at + 5], sums[at + 6] = c, d, e, f
+  sums[at + 1], sums[at + 2], sums[at + 3] = a, b, c
+  if d then
+    sums[at + 4], sums[at + 5], sums[at + 6] = d, e, f
   end
 end
 
@@ -895,60 +905,108 @@ local function keep_edge(s, e, place, part, i)
   local def = s.def
   local columns = def.columns
   if columns == 0 then
-    return place
+    return
   end
   local at = e * def.edge_slots
   if i > 0 and not part.offset and columns <= COLUMNS_AT_ONCE then
-    local from = locate(part, i - 1)
-    keep_sums(at, unpack_bytes(def.value_format, part.data, from + def.sums_at))
+    if part.tail and i == part.n then
+      keep_sums(at, unpack_bytes(def.value_format, part.tail, #part.tail - 8 * columns + 1))
+    else
+      local from = locate(part, i - 1)
+      keep_sums(at, unpack_bytes(def.value_format, part.data, from + def.sums_at))
+    end
   else
     for column = 1, columns do
       sums_at_edge[at + column] = sum_before(s, part, i, column)
     end
   end
-  return place
 end
 
 -- The entry's own place, counted or not. Without a record: after all up to its time.
 local function own_place(s, e, t, own)
   if not own then
-    return keep_edge(s, e, place_after(s, t, s.start + s.n))
+    keep_edge(s, e, place_after(s, t, s.start + s.n))
+    return
   end
   local part, i = part_at(s, own)
   local counted = e == s.def.own and 1 or 0
-  return keep_edge(s, e, own + counted, part, i + counted)
+  keep_edge(s, e, own + counted, part, i + counted)
+end
+
+-- Find an edge; its place is where it is looked for next.
+local function search_edge(s, e, edge)
+  local place, part, i = place_after(s, edge, s[e])
+  s[e] = place
+  keep_edge(s, e, place, part, i)
+end
+
+-- Find all edges that lie in what is known; the places of the others are false. Nearly always an
+-- edge lies in the head, at or shortly after the place where it was found last: that case is
+-- written out, for a call costs as much as what it would do.
+local function find_edges(s, t, known_from)
+  local def, data, start = s.def, s.data, s.start
+  local edges, columns, size, slots = def.edges, def.columns, def.record_bytes, def.edge_slots
+  local first, last = 1 - s.from, #data - size + 1  -- where the first and last record here begin
+  local first_place = s.chunks == 0 and 0 or 1
+  local is_plain = not s.offset and columns > 0 and columns <= COLUMNS_AT_ONCE
+  for e = 1, #edges do
+    local edge = t - edges[e]
+    if edge < known_from then
+      places[e] = false
+    else
+      local i = s[e] - start
+      local at = first + i * size  -- where the record after the edge begins
+      local stop = at
+      if i >= first_place and at <= last + size
+          and (i == 0 or unpack_bytes('<i8', data, at - size) <= edge) then
+        stop = at + STEPS * size
+      end
+      while at < stop and at <= last and unpack_bytes('<i8', data, at) <= edge do
+        i, at = i + 1, at + size
+      end
+      if at >= stop or (at > last and i ~= s.n and (i < s.n - 1 or s.newest <= edge)) then
+        search_edge(s, e, edge)
+      else
+        s[e], places[e] = start + i, start + i
+        if is_plain and i > 0 then
+          keep_sums(e * slots, unpack_bytes(def.value_format, data, at - 8 * columns))
+        elseif columns > 0 then
+          keep_edge(s, e, start + i, s, i)
+        end
+      end
+    end
+  end
 end
 
 local function place_of(s, e, t, own)
-  local place = places[e]
-  if place then
-    return place
+  if not places[e] then
+    if e >= s.def.own then
+      own_place(s, e, t, own)
+    else
+      search_edge(s, e, t - s.def.edges[e])
+    end
   end
-  if e >= s.def.own then
-    return own_place(s, e, t, own)
-  end
-  local part, i
-  place, part, i = place_after(s, t - s.def.edges[e], s[e] or 0)
-  s[e] = place
-  return keep_edge(s, e, place, part, i)
+  return places[e]
 end
 
-local function read_windows(s, t, own, known_from, row)
+local function read_windows(s, t, own, row)
   local def = s.def
-  local columns, edges, uppers, lowers = def.columns, def.edges, def.uppers, def.lowers
+  local columns, uppers, lowers = def.columns, def.uppers, def.lowers
+  local sums, slots = sums_at_edge, def.edge_slots
   local at = 3
   for w = 1, #uppers do
     local l, u = lowers[w], uppers[w]
-    if t - edges[l] < known_from then
+    if places[l] then
+      row[at] = (places[u] or place_of(s, u, t, own)) - places[l]
+      l, u = l * slots, u * slots
+      for column = 1, columns do
+        local sum = sums[u + column] - sums[l + column]
+        row[at + column] = sum < 0 and sum + MODULUS or sum
+      end
+    else
       row[at] = UNKNOWN
       for column = 1, columns do
         row[at + column] = 0
-      end
-    else
-      row[at] = place_of(s, u, t, own) - place_of(s, l, t, own)
-      local above, below = u * def.edge_slots, l * def.edge_slots
-      for column = 1, columns do
-        row[at + column] = minus(sums_at_edge[above + column], sums_at_edge[below + column])
       end
     end
     at = at + 1 + columns
@@ -1024,7 +1082,7 @@ local function scan_last(s, scan, t, own, known_from)
 end
 
 local function read_scan(s, scan, t, own, known_from)
-  if known_from == math.huge then
+  if known_from == NEVER then
     return UNKNOWN
   elseif scan.kind ~= DISTINCT and scan.kind ~= QUANTILE then
     return scan_last(s, scan, t, own, known_from)
@@ -1054,12 +1112,15 @@ local function process(s, is_recorded, known_from, oldest, record_only, rows)
     if own and outcome ~= RECORDED and came_late(s, own) then
       mark = mark + MARK_LATE
     end
-    known_from = outcome == TOO_LATE and math.huge or math.max(known_from, s.trimmed_to)
-    row[1], row[2] = outcome, mark
-    for e = 1, def.before_own do
-      places[e] = false
+    if outcome == TOO_LATE then
+      known_from = NEVER
+    elseif known_from < s.trimmed_to then
+      known_from = s.trimmed_to
     end
-    local at = read_windows(s, t, own, known_from, row)
+    row[1], row[2] = outcome, mark
+    find_edges(s, t, known_from)
+    places[def.own], places[def.before_own] = false, false
+    local at = read_windows(s, t, own, row)
     for i = 1, #def.scans do
       row[at] = read_scan(s, def.scans[i], t, own, known_from)
       at = at + 1
