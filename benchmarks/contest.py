@@ -82,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=1_200_000, help="payments in the input topic")
     parser.add_argument("--warm-up-seconds", type=float, default=15.0)
     parser.add_argument("--seconds", type=float, default=20.0, help="measured, after the warm-up")
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="ours, each in turn")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 3], help="ours, each in turn")
     parser.add_argument("--without", choices=sorted(_PEERS), action="append", default=[])
     parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for our workers")
     parser.add_argument("--out", type=Path, default=BUILD / "contest.json")
