@@ -29,7 +29,7 @@ from benchmarks.contestants.measuring import Clocking, Measured, measure
 from benchmarks.contestants.programs import BUILD, Fraudstream, Run
 from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import DAY_MS, StreamPlan
-from benchmarks.machine import describe_machine, load_average
+from benchmarks.machine import describe_run
 from benchmarks.open_loop import PARTITIONS
 from benchmarks.readable import counting
 from fraudstream.local.stack import LocalStack, local_stack
@@ -126,15 +126,13 @@ def main() -> None:
     arguments = _arguments()
     prices = Prices.model_validate(yaml.safe_load(arguments.prices.read_text("utf-8")))
     bundle = make_bundle(BUILD)
-    load_before = load_average()
+    head = describe_run("benchmarks.capacity")
     Console(stderr=True).print(f"one worker, {arguments.seconds:g} s after the warm-up")
     with local_stack() as stack:
         costs = measure_costs(stack, bundle, arguments)
     sizings = [size(costs, prices, rate) for rate in RATES_PER_S]
     results = {
-        "machine": describe_machine(),
-        "load_before": load_before,
-        "command": " ".join(["python -m benchmarks.capacity", *sys.argv[1:]]),
+        **head,
         "measured": asdict(costs),
         "prices": prices.model_dump(),
         "computed": [asdict(sizing) for sizing in sizings],

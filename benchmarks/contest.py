@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +34,7 @@ from benchmarks.contestants.trial import Trials, require_same_scores
 from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import StreamPlan
 from benchmarks.limit import predict_us, valkey_us
-from benchmarks.machine import describe_machine, load_average
+from benchmarks.machine import describe_run
 from fraudstream.local.stack import LocalStack, local_stack
 
 _INPUT = "contest"
@@ -56,11 +55,7 @@ def main() -> None:
         console.print(f"preparing {contestant.name}")
         contestant.prepare()
         require_same_scores(contestant, bundle)
-    results: dict[str, object] = {
-        "machine": describe_machine(),
-        "load_before": load_average(),
-        "command": " ".join(["python -m benchmarks.contest", *sys.argv[1:]]),
-    }
+    results = describe_run("benchmarks.contest")
     with local_stack() as stack, Progress(console=console) as progress:
         trials = Trials(stack, bundle)
         results["trials"] = {
@@ -79,10 +74,12 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--events", type=int, default=1_200_000, help="payments in the input topic")
+    parser.add_argument("--events", type=int, default=2_000_000, help="payments in the input topic")
     parser.add_argument("--warm-up-seconds", type=float, default=15.0)
     parser.add_argument("--seconds", type=float, default=20.0, help="measured, after the warm-up")
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 3], help="ours, each in turn")
+    parser.add_argument(
+        "--workers", type=int, nargs="*", default=[1, 2, 3], help="ours, each in turn"
+    )
     parser.add_argument("--without", choices=sorted(_PEERS), action="append", default=[])
     parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for our workers")
     parser.add_argument("--out", type=Path, default=BUILD / "contest.json")

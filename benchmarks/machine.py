@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +25,15 @@ def describe_machine() -> dict[str, object]:
         "memory_gb": round(pages / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+    }
+
+
+def describe_run(module: str) -> dict[str, object]:
+    """Head results with what they depend on; called before anything runs, for the load."""
+    return {
+        "machine": describe_machine(),
+        "load_before": load_average(),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
     }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -29,7 +28,7 @@ from benchmarks.contestants.measuring import Clocking, measure
 from benchmarks.contestants.programs import BUILD, Fraudstream
 from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import DAY_MS, StreamPlan
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_run
 from fraudstream.local.cluster import running_cluster
 from fraudstream.local.stack import LocalStack, local_stack
 
@@ -115,6 +114,7 @@ class Grown:
 def main() -> None:
     """Run all cases, print a table, and write the figures."""
     arguments = _arguments()
+    head = describe_run("benchmarks.scale")
     bundle = make_bundle(BUILD)
     cases = [c for c in _cases(arguments.events) if c.grows in arguments.what]
     found = []
@@ -124,11 +124,7 @@ def main() -> None:
             progress.update(task, description=f"{case.grows}: {case.size:,}")
             found.append(_grow(stack, bundle, case, number, arguments))
             progress.advance(task)
-    results = {
-        "machine": describe_machine(),
-        "command": " ".join(["python -m benchmarks.scale", *sys.argv[1:]]),
-        "cases": [asdict(grown) for grown in found],
-    }
+    results = {**head, "cases": [asdict(grown) for grown in found]}
     arguments.out.write_text(json.dumps(results, indent=1), "utf-8")
     Console().print(_table(found))
 
