@@ -20,6 +20,12 @@ def rates(results: Mapping[str, Any]) -> dict[str, list[float]]:
     return {name: [m["events_per_s"] for m in rounds] for name, rounds in results["rounds"].items()}
 
 
+def highest_of(results: Mapping[str, Any], workers: int) -> float | None:
+    """Give the events a second of so many workers under a backlog; None if they did not compete."""
+    found = rates(results).get(f"{_OURS}, {workers} worker{'s' if workers > 1 else ''}")
+    return median(found) if found else None
+
+
 def best_of_ours(results: Mapping[str, Any]) -> str:
     """Name the number of workers with the highest median."""
     found = rates(results)

@@ -14,6 +14,7 @@ Everything, broker and Valkey included, shares this machine.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import signal
 import sys
@@ -28,6 +29,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks.contest_report import highest_of
 from benchmarks.episodes import LEAD_S, cold_start, conditions_of, rebalance
 from benchmarks.histograms import figures_of
 from benchmarks.job.model import make_bundle
@@ -45,6 +47,7 @@ from benchmarks.subjects import (
 from fraudstream.local.stack import LocalStack, local_stack
 
 _RATES = (200.0, 1_000.0, 2_000.0, 5_000.0)
+_SHARES = (0.5, 0.8)
 _BUILD = Path("build/bench")
 #: Each new broker has made its internal topics, and compiled its code, before anybody is measured.
 _BROKER_WARM_UP = Schedule(rate_per_s=200, seconds=2, history=5_000)
@@ -191,11 +194,25 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _shares(arguments: argparse.Namespace) -> list[float]:
+    """Give half and four fifths of what as many workers reached in `benchmarks.contest`."""
+    if not arguments.contest.exists():
+        return []
+    highest = highest_of(json.loads(arguments.contest.read_text("utf-8")), arguments.workers)
+    return [round(highest * share, -2) for share in _SHARES] if highest else []
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     add = parser.add_argument
     rates = ", ".join(f"{rate:g}" for rate in _RATES)
-    add("--rate", type=float, action="append", help=f"may be repeated; default: {rates} a second")
+    shares = ", and half and four fifths of what --contest says"
+    add(
+        "--rate",
+        type=float,
+        action="append",
+        help=f"may be repeated; default: {rates} a second{shares}",
+    )
     add("--seconds", type=float, default=20.0, help="measured, after the warm-up")
     add("--warm-up-seconds", type=float, default=5.0, help="sent before, and not counted")
     add("--rounds", type=int, default=5, help="at each rate; 0: only the episodes")
@@ -209,10 +226,11 @@ def _arguments() -> argparse.Namespace:
     add("--episodes", type=int, default=3, help="cold starts and rebalances; 0: none")
     add("--episode-rate", type=float, default=1_000.0, help="events a second in each")
     add("--episode-seconds", type=float, default=60.0, help="how long each is")
+    add("--contest", type=Path, default=_BUILD / "contest.json", help="results of that benchmark")
     add("--out", type=Path, default=_BUILD / "latency.json", help="results as JSON")
     add("--plot", type=Path, metavar="FILE", help="an SVG or PNG of the percentile curves")
     arguments = parser.parse_args()
-    arguments.rate = arguments.rate or list(_RATES)
+    arguments.rate = arguments.rate or [*_RATES, *_shares(arguments)]
     arguments.delivery = arguments.delivery or list(DELIVERIES)
     return arguments
 
