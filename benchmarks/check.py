@@ -22,6 +22,7 @@ from benchmarks.contest_report import highest_of, ratios
 from benchmarks.contestants.programs import BUILD
 
 _BOUNDS = Path(__file__).parent / "bounds.toml"
+_LATENCY = BUILD / "latency.json"
 _RATE_PER_S = 1_000
 _WIDTH = 140
 _OURS, _RELAXED, _ECHO = "exactly_once", "at_least_once", "echo"
@@ -31,7 +32,7 @@ def main() -> None:
     """Print every figure beside what was asked for; end with 1 if a bound is missed."""
     arguments = _arguments()
     contest = _read(arguments.contest)
-    runs = [_read(file) for file in arguments.latency or sorted(BUILD.glob("latency*.json"))]
+    runs = [run for file in arguments.latency or [_LATENCY] if (run := _read(file))]
     highest = highest_of(contest, 1) if contest else None  # latency is measured with one worker
     found = _throughput(contest) | _latency(_waits(runs), highest) | _worker(runs)
     figures = tomllib.loads(_BOUNDS.read_text("utf-8"))
@@ -62,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--contest", type=Path, default=BUILD / "contest.json")
     parser.add_argument(
-        "--latency", type=Path, action="append", help="may be repeated; default: all in build/bench"
+        "--latency", type=Path, action="append", help=f"may be repeated; default: {_LATENCY}"
     )
     return parser.parse_args()
 
