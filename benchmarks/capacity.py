@@ -32,7 +32,8 @@ from benchmarks.job.stream import DAY_MS, StreamPlan
 from benchmarks.machine import describe_run
 from benchmarks.open_loop import PARTITIONS
 from benchmarks.readable import counting
-from fraudstream.local.stack import LocalStack, local_stack
+from benchmarks.subjects import benchmark_stack
+from fraudstream.local.stack import LocalStack
 
 RATES_PER_S = (1_000, 10_000, 100_000, 1_000_000)
 _PRICES = Path(__file__).parent.parent / "configs" / "prices.yaml"
@@ -128,7 +129,7 @@ def main() -> None:
     bundle = make_bundle(BUILD)
     head = describe_run("benchmarks.capacity")
     Console(stderr=True).print(f"one worker, {arguments.seconds:g} s after the warm-up")
-    with local_stack() as stack:
+    with benchmark_stack() as stack:
         costs = measure_costs(stack, bundle, arguments)
     sizings = [size(costs, prices, rate) for rate in RATES_PER_S]
     results = {

@@ -35,7 +35,8 @@ from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import StreamPlan
 from benchmarks.limit import predict_us, valkey_us
 from benchmarks.machine import describe_run
-from fraudstream.local.stack import LocalStack, local_stack
+from benchmarks.subjects import benchmark_stack
+from fraudstream.local.stack import LocalStack
 
 _INPUT = "contest"
 _LIMIT_EVENTS = 100_000
@@ -56,7 +57,7 @@ def main() -> None:
         contestant.prepare()
         require_same_scores(contestant, bundle)
     results = describe_run("benchmarks.contest")
-    with local_stack() as stack, Progress(console=console) as progress:
+    with benchmark_stack() as stack, Progress(console=console) as progress:
         trials = Trials(stack, bundle)
         results["trials"] = {
             contestant.name: trials.hold(contestant, number)

@@ -22,7 +22,7 @@ def cold_start(
     stack: LocalStack, delivery: str, schedule: Schedule, number: int, options: WorkerOptions
 ) -> ColdStart:
     """Start workers when the first payment is due, without any profiles."""
-    name = f"cold-{delivery}"
+    name = f"cold-{delivery}-{number}"
     channel = make_topics(stack, name)
     workers = Workers(stack, name, delivery, options)
     with (
@@ -56,7 +56,7 @@ def rebalance(
     stack: LocalStack, delivery: str, schedule: Schedule, number: int, options: WorkerOptions
 ) -> Rebalance:
     """Let one more worker join after a quarter of the time, and leave after half of it."""
-    name = f"rebalance-{delivery}"
+    name = f"rebalance-{delivery}-{number}"
     channel = make_topics(stack, name)
     workers = Workers(stack, name, delivery, options)
     with (

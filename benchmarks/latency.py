@@ -1,9 +1,9 @@
 """Latency from due to readable, open loop: ``python -m benchmarks.latency --rate 500``.
 
-For each rate and round a fresh Kafka and Valkey are started, and on them are measured, in turns:
-fraudstream with each delivery guarantee, and a bare transactional echo of the same payments. Each
-gets a history first, which fills the windows, then payments by a fixed schedule; those of the
-warm-up are not counted.
+For each rate a fresh Kafka and Valkey are started, and the broker is kept busy until its code is
+compiled. On them are measured, in turns and in several rounds: fraudstream with each delivery
+guarantee, and a bare transactional echo of the same payments. Each gets a history first, which
+fills the windows, then payments by a fixed schedule; those of the warm-up are not counted.
 
 Apart from that, in some more rounds: the first minute of a worker from the start of its process,
 and a minute in which one more worker joins and leaves.
@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -42,15 +41,17 @@ from benchmarks.subjects import (
     Subject,
     WorkerOptions,
     Workers,
+    benchmark_stack,
     make_topics,
 )
-from fraudstream.local.stack import LocalStack, local_stack
+from fraudstream.local.stack import LocalStack
 
 _RATES = (200.0, 1_000.0, 2_000.0, 5_000.0)
 _SHARES = (0.5, 0.8)
 _BUILD = Path("build/bench")
-#: Each new broker has made its internal topics, and compiled its code, before anybody is measured.
-_BROKER_WARM_UP = Schedule(rate_per_s=200, seconds=2, history=5_000)
+#: How the broker is kept busy before anybody is measured: it makes its internal topics, too.
+_WARM_UP_RATE_PER_S = 1_000.0
+_WARM_UP_HISTORY = 20_000
 
 _Step = Callable[[str], None]
 
@@ -75,29 +76,13 @@ def main() -> None:
     subjects = [*arguments.delivery, ECHO]
     rounds = len(arguments.rate) * arguments.rounds * len(subjects)
     with _progress(rounds + 2 * arguments.episodes * len(arguments.delivery)) as step:
-        for run in _runs(arguments, options, report, step):
-            run()
-            report.save(arguments.out)  # an interrupted run keeps what it has
+        for rate in arguments.rate if arguments.rounds else ():
+            _run_rate(rate, arguments, options, report, step)
+        if arguments.episodes:
+            _run_episodes(arguments, options, report, step)
     if arguments.plot is not None and report.rounds:
         report.draw(arguments.plot)
     report.show(Console())
-
-
-def _runs(
-    arguments: argparse.Namespace, options: WorkerOptions, report: Report, step: _Step
-) -> Iterator[Callable[[], None]]:
-    """Yield what is to be done, in order; each is done on a stack of its own."""
-    subjects = [*arguments.delivery, ECHO]
-    warm_up_s, seconds = arguments.warm_up_seconds, arguments.seconds
-    for rate in arguments.rate:
-        for number in range(arguments.rounds):
-            schedule = Schedule(rate, warm_up_s + seconds, arguments.history, seed=number + 1)
-            # In turns: whoever comes first finds the broker fresh.
-            turn = number % len(subjects)
-            plan = _RoundPlan(schedule, warm_up_s, number + 1, options)
-            yield partial(_run_round, plan, [*subjects[turn:], *subjects[:turn]], report, step)
-    for number in range(arguments.episodes):
-        yield partial(_run_episodes, arguments, number + 1, options, report, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,40 +95,62 @@ class _RoundPlan:
     options: WorkerOptions
 
 
-def _run_round(plan: _RoundPlan, subjects: list[str], report: Report, step: _Step) -> None:
+def _run_rate(
+    rate: float,
+    arguments: argparse.Namespace,
+    options: WorkerOptions,
+    report: Report,
+    step: _Step,
+) -> None:
+    subjects = [*arguments.delivery, ECHO]
+    warm_up_s, seconds = arguments.warm_up_seconds, arguments.seconds
+    with _warm_stack(arguments.broker_warm_up_seconds) as stack:
+        for number in range(arguments.rounds):
+            schedule = Schedule(rate, warm_up_s + seconds, arguments.history, seed=number + 1)
+            plan = _RoundPlan(schedule, warm_up_s, number + 1, options)
+            turn = number % len(subjects)
+            _run_round(stack, plan, [*subjects[turn:], *subjects[:turn]], report, step)
+            report.save(arguments.out)  # an interrupted run keeps what it has
+
+
+def _run_round(
+    stack: LocalStack, plan: _RoundPlan, subjects: list[str], report: Report, step: _Step
+) -> None:
     rate = plan.schedule.rate_per_s
-    with _fresh_stack() as stack:
-        for name in subjects:
-            step(f"{rate:,g}/s, round {plan.number}, {name}")
-            channel = make_topics(stack, name)
-            subject: Subject = (
-                Echo(channel) if name == ECHO else Workers(stack, name, name, plan.options)
-            )
-            with subject.processes:
-                subject.begin()
-                observed, before = _pass(subject, channel, plan.schedule)
-                conditions = conditions_of(observed, subject, before)
-            first = round(plan.warm_up_s * rate)
-            outputs = {
-                topic.rpartition(".")[2]: figures_of(latencies_s)
-                for topic in channel.outputs
-                if len(latencies_s := observed.latencies_s(topic, first))
-            }
-            report.rounds.append(Round(rate, name, plan.number, outputs, conditions))
+    for kind in subjects:
+        step(f"{rate:,g}/s, round {plan.number}, {kind}")
+        name = f"{kind}-{plan.number}"
+        channel = make_topics(stack, name)
+        subject: Subject = (
+            Echo(channel) if kind == ECHO else Workers(stack, name, kind, plan.options)
+        )
+        with subject.processes:
+            subject.begin()
+            observed, before = _pass(subject, channel, plan.schedule)
+            conditions = conditions_of(observed, subject, before)
+        first = round(plan.warm_up_s * rate)
+        outputs = {
+            topic.rpartition(".")[2]: figures_of(latencies_s)
+            for topic in channel.outputs
+            if len(latencies_s := observed.latencies_s(topic, first))
+        }
+        report.rounds.append(Round(rate, kind, plan.number, outputs, conditions))
 
 
 def _run_episodes(
-    arguments: argparse.Namespace, number: int, options: WorkerOptions, report: Report, step: _Step
+    arguments: argparse.Namespace, options: WorkerOptions, report: Report, step: _Step
 ) -> None:
     rate, seconds = arguments.episode_rate, arguments.episode_seconds
-    with _fresh_stack() as stack:
-        for delivery in arguments.delivery:
-            step(f"cold start {number}, {delivery}")
-            schedule = Schedule(rate, seconds, seed=number)
-            report.cold_starts.append(cold_start(stack, delivery, schedule, number, options))
-            step(f"rebalance {number}, {delivery}")
-            schedule = Schedule(rate, seconds, arguments.history, seed=number)
-            report.rebalances.append(rebalance(stack, delivery, schedule, number, options))
+    with _warm_stack(arguments.broker_warm_up_seconds) as stack:
+        for number in range(1, arguments.episodes + 1):
+            for delivery in arguments.delivery:
+                step(f"cold start {number}, {delivery}")
+                schedule = Schedule(rate, seconds, seed=number)
+                report.cold_starts.append(cold_start(stack, delivery, schedule, number, options))
+                step(f"rebalance {number}, {delivery}")
+                schedule = Schedule(rate, seconds, arguments.history, seed=number)
+                report.rebalances.append(rebalance(stack, delivery, schedule, number, options))
+                report.save(arguments.out)
 
 
 def _pass(
@@ -158,13 +165,14 @@ def _pass(
 
 
 @contextmanager
-def _fresh_stack() -> Iterator[LocalStack]:
-    with local_stack() as stack:
+def _warm_stack(seconds: float) -> Iterator[LocalStack]:
+    """Start a broker and let it compile its code, as one that has run for a while."""
+    with benchmark_stack() as stack:
         channel = make_topics(stack, "warm-up")
         echo = Echo(channel)
         with echo.processes:
             echo.begin()
-            _pass(echo, channel, _BROKER_WARM_UP)
+            _pass(echo, channel, Schedule(_WARM_UP_RATE_PER_S, seconds, _WARM_UP_HISTORY))
         yield stack
 
 
@@ -215,6 +223,7 @@ def _arguments() -> argparse.Namespace:
     )
     add("--seconds", type=float, default=20.0, help="measured, after the warm-up")
     add("--warm-up-seconds", type=float, default=5.0, help="sent before, and not counted")
+    add("--broker-warm-up-seconds", type=float, default=60.0, help="before each rate")
     add("--rounds", type=int, default=5, help="at each rate; 0: only the episodes")
     add("--history", type=int, default=150_000, help="payments before the schedule: 30 days")
     add("--delivery", action="append", choices=DELIVERIES, help="may be repeated; default: both")

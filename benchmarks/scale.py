@@ -29,8 +29,9 @@ from benchmarks.contestants.programs import BUILD, Fraudstream
 from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import DAY_MS, StreamPlan
 from benchmarks.machine import describe_run
+from benchmarks.subjects import benchmark_stack
 from fraudstream.local.cluster import running_cluster
-from fraudstream.local.stack import LocalStack, local_stack
+from fraudstream.local.stack import LocalStack
 
 _WINDOW_MS = 30 * DAY_MS
 _WINDOW_RECORDS = 200_000
@@ -118,7 +119,7 @@ def main() -> None:
     bundle = make_bundle(BUILD)
     cases = [c for c in _cases(arguments.events) if c.grows in arguments.what]
     found = []
-    with local_stack() as stack, Progress(console=Console(stderr=True)) as progress:
+    with benchmark_stack() as stack, Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("cases", total=len(cases))
         for number, case in enumerate(cases):
             progress.update(task, description=f"{case.grows}: {case.size:,}")

@@ -86,12 +86,15 @@ class KafkaNode:
         For clients.
     controller_port
         For itself: broker and controller are one process.
+    jvm_flags
+        How Java runs it.
     """
 
     folder: Path
     log_path: Path
     port: int
     controller_port: int
+    jvm_flags: tuple[str, ...] = JVM_FLAGS
 
     @property
     def bootstrap_servers(self) -> str:
@@ -200,7 +203,7 @@ class KafkaNode:
     @property
     def _jvm(self) -> tuple[str, ...]:
         log4j2 = f"-Dlog4j2.configurationFile={(self.folder / 'log4j2.properties').as_uri()}"
-        return (*JVM_FLAGS, log4j2, "-Dlog4j2.disableJmx=true")
+        return (*self.jvm_flags, log4j2, "-Dlog4j2.disableJmx=true")
 
 
 def new_cluster_id() -> str:

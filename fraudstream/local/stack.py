@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from fraudstream.errors import LocalStackError
 from fraudstream.local.folder import StackRecord, StateFolder
-from fraudstream.local.kafka import KafkaNode
+from fraudstream.local.kafka import JVM_FLAGS, KafkaNode
 from fraudstream.local.leash import Leash
 from fraudstream.local.ready import (
     Progress,
@@ -177,13 +177,17 @@ class LocalStack:
         self._folder.name_holder(self._leash.guard_pid)
         self._leash.detach()
 
-    def bring_up(self, kafka_properties: Mapping[str, str], progress: Progress) -> None:
+    def bring_up(
+        self, kafka_properties: Mapping[str, str], kafka_jvm: tuple[str, ...], progress: Progress
+    ) -> None:
         """Start both servers for the first time, on free ports.
 
         Parameters
         ----------
         kafka_properties
             Broker settings beside our own.
+        kafka_jvm
+            How Java runs the broker.
         progress
             Told what is going on.
         """
@@ -203,6 +207,7 @@ class LocalStack:
                 self._folder.log("kafka"),
                 port=_port(known.kafka_port if known else None),
                 controller_port=_port(known.controller_port if known else None),
+                jvm_flags=kafka_jvm,
             )
             self._kafka.write_configuration(kafka_properties)
             if self._kafka.cluster_id is None:
@@ -252,6 +257,7 @@ def local_stack(
     state_dir: Path | None = None,
     *,
     kafka_properties: Mapping[str, str] = NO_PROPERTIES,
+    kafka_jvm: tuple[str, ...] = JVM_FLAGS,
     fresh: bool = True,
     progress: Progress = silent,
 ) -> Iterator[LocalStack]:
@@ -263,6 +269,8 @@ def local_stack(
         Where data and log files go; by default a temporary folder that is removed.
     kafka_properties
         Broker settings beside our own, for instance ``message.max.bytes``.
+    kafka_jvm
+        How Java runs the broker; by default small and quick to start rather than fast.
     fresh
         Forget the data of an earlier run in ``state_dir``. Valkey starts empty either way.
     progress
@@ -286,7 +294,7 @@ def local_stack(
         with local_stack() as stack:
             print(stack.bootstrap_servers, stack.valkey_url)
     """
-    stack = _start(state_dir, kafka_properties, fresh=fresh, progress=progress)
+    stack = _start(state_dir, kafka_properties, kafka_jvm, fresh=fresh, progress=progress)
     try:
         yield stack
     finally:
@@ -317,7 +325,7 @@ def start_detached(
     LocalStackError
         As for ``local_stack``.
     """
-    stack = _start(state_dir, kafka_properties, fresh=fresh, progress=progress)
+    stack = _start(state_dir, kafka_properties, JVM_FLAGS, fresh=fresh, progress=progress)
     stack.detach()
     return stack.status()
 
@@ -325,6 +333,7 @@ def start_detached(
 def _start(
     state_dir: Path | None,
     kafka_properties: Mapping[str, str],
+    kafka_jvm: tuple[str, ...],
     *,
     fresh: bool,
     progress: Progress,
@@ -343,7 +352,7 @@ def _start(
     with folder.blamed(), ExitStack() as on_failure:
         on_failure.callback(leash.stop, 0.0, is_kept=True)
         stack = LocalStack(folder, leash, runtime, is_temporary=is_temporary)
-        stack.bring_up(kafka_properties, progress)
+        stack.bring_up(kafka_properties, kafka_jvm, progress)
         on_failure.pop_all()
     return stack
 

@@ -225,6 +225,15 @@ def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert not StateFolder(tmp_path).is_taken()
 
 
+def test_java_runs_the_broker_as_it_is_told(tmp_path: Path) -> None:
+    """What Java says of a flag that it does not know shows that it was given ours."""
+    with (
+        pytest.raises(LocalStackError, match="NoSuchFlag"),
+        local_stack(tmp_path, kafka_jvm=("-XX:+NoSuchFlag",)),
+    ):
+        pytest.fail("started with a flag that Java does not know")
+
+
 PARENT = """
 import os, sys, time
 from pathlib import Path
