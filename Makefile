@@ -106,7 +106,7 @@ faults: install ## Every fault at full length, and docs/reliability-results.md (
 soak: install ## A random mixture of faults, as long as you like (MINUTES=30)
 	@$(BIN)/python tests/faults/matrix.py --faults 27 --again 27 --minutes $(MINUTES) $(FAULT_ARGS)
 
-bench: bench-throughput bench-latency ## Both of the following, and what was asked for: two hours
+bench: bench-throughput bench-latency ## Both of the following, and what was asked for: two to three hours
 	@$(BIN)/python -m benchmarks.check
 
 bench-throughput: install ## Against peers and the limit (BENCH_ARGS="--without kafka-streams")

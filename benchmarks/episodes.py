@@ -78,7 +78,8 @@ def rebalance(
         observed = loop.finish()
         conditions = conditions_of(observed, workers)
     latencies_s = observed.latencies_s(channel.outputs[0])
-    is_joining = (observed.due_s >= joins_at_s) & (observed.due_s < leaves_at_s)
+    # What is due shortly before the end waits for the worker that leaves.
+    is_joining = (observed.due_s >= joins_at_s) & (observed.due_s < (joined_at_s + leaves_at_s) / 2)
     is_leaving = observed.due_s >= leaves_at_s
     return Rebalance(
         rate_per_s=schedule.rate_per_s,
