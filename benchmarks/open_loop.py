@@ -309,7 +309,7 @@ def _read(channel: Channel, schedule: Schedule, results: Connection) -> None:
     """Note when the first output of each payment could be read, in each topic."""
     consumer = Consumer(
         consumer_config(KafkaAccess(channel.bootstrap_servers), "benchmark-reader")
-        | {"fetch.wait.max.ms": 5, "logger": kafka_logger()}
+        | {"fetch.min.bytes": 1, "logger": kafka_logger()}
     )
     consumer.assign([TopicPartition(t, p, 0) for t in channel.outputs for p in range(PARTITIONS)])
     consumer.poll(0.5)
