@@ -27,7 +27,7 @@ def make_bundle(folder: Path) -> Path:
         return bundle
     folder.mkdir(parents=True, exist_ok=True)
     size = ["--cards", "1000", "--terminals", "2000", "--days", "60", "--seed", "1"]
-    _fraudstream(["simulate", *size, "--out", str(stream), "--replace"])
+    _fraudstream(["simulate", *size, "--out", str(stream)])
     _fraudstream(
         ["train", str(stream), "--recipe", str(recipes[0]), "--out", str(bundle), "--replace"]
     )
