@@ -75,11 +75,11 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--events", type=int, default=2_000_000, help="payments in the input topic")
+    parser.add_argument("--events", type=int, default=5_000_000, help="payments in the input topic")
     parser.add_argument("--warm-up-seconds", type=float, default=15.0)
     parser.add_argument("--seconds", type=float, default=20.0, help="measured, after the warm-up")
     parser.add_argument(
-        "--workers", type=int, nargs="*", default=[1, 2, 3], help="ours, each in turn"
+        "--workers", type=int, nargs="+", default=[1, 2, 3], help="ours, each in turn"
     )
     parser.add_argument("--without", choices=sorted(_PEERS), action="append", default=[])
     parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for our workers")
