@@ -18,6 +18,9 @@ from fraudstream.adapters.kafka import KafkaAccess, client_config, kafka_logger,
 from fraudstream.local.stack import LocalStack
 
 _TIMEOUT_S = 60.0
+#: Some 25 KB. A batch that is larger than a consumer's limit for a partition comes alone, and on a
+#: fast machine Quix, which has one of 64 KB, read nothing but such batches of its input for ever.
+_FILLED = {"linger.ms": 20, "batch.num.messages": 500}
 
 
 def fill(stack: LocalStack, topic: str, plan: StreamPlan, partitions: int = PARTITIONS) -> None:
@@ -25,7 +28,7 @@ def fill(stack: LocalStack, topic: str, plan: StreamPlan, partitions: int = PART
     beside = [f"{topic}.alerts", f"{topic}.dead-letters"]
     create_topics(stack, [topic, f"{topic}.labels"], beside, partitions)
     access = KafkaAccess(stack.bootstrap_servers)
-    producer = Producer(producer_config(access) | {"linger.ms": 20, "logger": kafka_logger()})
+    producer = Producer(producer_config(access) | _FILLED | {"logger": kafka_logger()})
     for key, value in payments(plan):
         while True:
             try:

@@ -88,6 +88,8 @@ def measure(
                 sys.exit(f"{contestant.name} was through too soon: give more events")
         events, seconds = count() - started, time.monotonic() - started_s
         used = {part: cpu_seconds(of) - before[part] for part, of in pids.items()}
+    if not events:
+        sys.exit(f"{contestant.name} published nothing in the measured {seconds:.0f} s")
     return Measured(events / seconds, {part: 1e6 * s / events for part, s in used.items()})
 
 
