@@ -234,7 +234,7 @@ def _disk_bytes(stack: LocalStack, topic: str) -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--events", type=int, default=900_000)
+    parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--warm-up-seconds", type=float, default=20.0)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--prices", type=Path, default=_PRICES)

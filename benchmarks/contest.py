@@ -68,8 +68,7 @@ def main() -> None:
         results |= _rounds(stack, bundle, contestants, arguments, progress)
     arguments.out.write_text(json.dumps(results, indent=1), "utf-8")
     Console().print(table(results))
-    if arguments.plot is not None:
-        plot(results, arguments.plot)
+    plot(results, arguments.plot)
 
 
 def _arguments() -> argparse.Namespace:
@@ -84,7 +83,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--without", choices=sorted(_PEERS), action="append", default=[])
     parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for our workers")
     parser.add_argument("--out", type=Path, default=BUILD / "contest.json")
-    parser.add_argument("--plot", type=Path, help="an SVG of all rounds")
+    picture = BUILD / "throughput.svg"
+    parser.add_argument("--plot", type=Path, default=picture, help="an SVG of all rounds")
     return parser.parse_args()
 
 

@@ -80,7 +80,7 @@ def main() -> None:
             _run_rate(rate, arguments, options, report, step)
         if arguments.episodes:
             _run_episodes(arguments, options, report, step)
-    if arguments.plot is not None and report.rounds:
+    if report.rounds:
         report.draw(arguments.plot)
     report.show(Console())
 
@@ -237,7 +237,8 @@ def _arguments() -> argparse.Namespace:
     add("--episode-seconds", type=float, default=60.0, help="how long each is")
     add("--contest", type=Path, default=_BUILD / "contest.json", help="results of that benchmark")
     add("--out", type=Path, default=_BUILD / "latency.json", help="results as JSON")
-    add("--plot", type=Path, metavar="FILE", help="an SVG or PNG of the percentile curves")
+    picture = _BUILD / "latency.svg"
+    add("--plot", type=Path, default=picture, help="the percentile curves, SVG or PNG")
     arguments = parser.parse_args()
     arguments.rate = arguments.rate or [*_RATES, *_shares(arguments)]
     arguments.delivery = arguments.delivery or list(DELIVERIES)
