@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.capacity_page import page
 from benchmarks.contestants.field import clear, fill, new_run
-from benchmarks.contestants.measuring import Clocking, Measured, measure
+from benchmarks.contestants.measuring import Clocking, Measured, measure, warm
 from benchmarks.contestants.programs import BUILD, Fraudstream, Run
 from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import DAY_MS, StreamPlan
@@ -130,6 +130,7 @@ def main() -> None:
     head = describe_run("benchmarks.capacity")
     Console(stderr=True).print(f"one worker, {arguments.seconds:g} s after the warm-up")
     with benchmark_stack() as stack:
+        warm(stack, bundle)
         costs = measure_costs(stack, bundle, arguments)
     sizings = [size(costs, prices, rate) for rate in RATES_PER_S]
     results = {

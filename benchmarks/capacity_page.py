@@ -85,8 +85,8 @@ def page(results: Mapping[str, Any]) -> str:
     text += "".join(_row(sizing) for sizing in results["computed"])
     costs = results["computed"][0]["cost_per_million"]
     text += _COST.format(currency=prices["currency"])
-    text += "".join(f"| {name} | {cost:.2f} |\n" for name, cost in costs.items())
-    return text + f"| **together** | **{sum(costs.values()):.2f}** |\n" + _TAIL
+    text += "".join(f"| {name} | {cost:.3f} |\n" for name, cost in costs.items())
+    return text + f"| **together** | **{sum(costs.values()):.3f}** |\n" + _TAIL
 
 
 def _row(sizing: Mapping[str, Any]) -> str:

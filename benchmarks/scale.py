@@ -24,7 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.contestants.field import clear, fill, new_run
-from benchmarks.contestants.measuring import Clocking, measure
+from benchmarks.contestants.measuring import Clocking, measure, warm
 from benchmarks.contestants.programs import BUILD, Fraudstream
 from benchmarks.job.model import make_bundle
 from benchmarks.job.stream import DAY_MS, StreamPlan
@@ -120,7 +120,8 @@ def main() -> None:
     cases = [c for c in _cases(arguments.events) if c.grows in arguments.what]
     found = []
     with benchmark_stack() as stack, Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("cases", total=len(cases))
+        task = progress.add_task("warming the broker", total=len(cases))
+        warm(stack, bundle)
         for number, case in enumerate(cases):
             progress.update(task, description=f"{case.grows}: {case.size:,}")
             found.append(_grow(stack, bundle, case, number, arguments))
