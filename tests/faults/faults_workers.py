@@ -163,7 +163,8 @@ def _await_commit(stage: Stage, slot: int, since_ms: int) -> None:
 
 def _require_refused(outcome: Outcome, attempts: Sequence[Attempt], slot: int, at_ms: int) -> None:
     """Require that what a worker had in hand at a time was not committed by it."""
-    own = [a for a in attempts if a.slot == slot and (a.ended_at_ms or at_ms) >= at_ms]
+    # One that ended in the same millisecond is the one before: who sleeps does so for seconds.
+    own = [a for a in attempts if a.slot == slot and (a.ended_at_ms or at_ms + 1) > at_ms]
     outcome.require(bool(own), f"worker {slot} had no transaction after it went on")
     outcome.require(
         not own or own[0].is_committed is False,
