@@ -18,13 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contest_report import highest_of, ratios
+from benchmarks.contest_report import highest_of, ratios, share_of
 from benchmarks.contestants.programs import BUILD
 
 _BOUNDS = Path(__file__).parent / "bounds.toml"
 _LATENCY = BUILD / "latency.json"
 _RATE_PER_S = 1_000
-_HALF = 0.48
 _WIDTH = 140
 _OURS, _RELAXED, _ECHO = "exactly_once", "at_least_once", "echo"
 
@@ -108,9 +107,8 @@ def _latency(ms: _Waits, highest: float | None) -> dict[str, float]:
             found["p99 at 1,000/s over the bare echo's"] = ours["p99"] / echo["p99"]
     if relaxed := ms.get((_RELAXED, _RATE_PER_S)):
         found["p99 at 1,000/s, at least once, ms"] = relaxed["p99"]
-    # `benchmarks.latency` rounds the rate.
-    enough = _HALF * highest if highest else float("inf")
-    half = [rate for name, rate in ms if name == _OURS and rate >= enough]
+    tried = [rate for name, rate in ms if name == _OURS]
+    half = [rate for rate in tried if highest and rate >= share_of(highest, 0.5)]
     if half:
         found["p99 at half of the highest throughput, ms"] = ms[_OURS, min(half)]["p99"]
     return found

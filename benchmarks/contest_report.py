@@ -26,6 +26,11 @@ def highest_of(results: Mapping[str, Any], workers: int) -> float | None:
     return median(found) if found else None
 
 
+def share_of(highest: float, share: float) -> float:
+    """Give the rate at which a share of the highest throughput is tried: a round one."""
+    return round(highest * share, -2)
+
+
 def best_of_ours(results: Mapping[str, Any]) -> str:
     """Name the number of workers with the highest median."""
     found = rates(results)

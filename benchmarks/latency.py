@@ -28,7 +28,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.contest_report import highest_of
+from benchmarks.contest_report import highest_of, share_of
 from benchmarks.episodes import LEAD_S, cold_start, conditions_of, rebalance
 from benchmarks.histograms import figures_of
 from benchmarks.job.model import make_bundle
@@ -207,7 +207,7 @@ def _shares(arguments: argparse.Namespace) -> list[float]:
     if not arguments.contest.exists():
         return []
     highest = highest_of(json.loads(arguments.contest.read_text("utf-8")), arguments.workers)
-    return [round(highest * share, -2) for share in _SHARES] if highest else []
+    return [share_of(highest, share) for share in _SHARES] if highest else []
 
 
 def _arguments() -> argparse.Namespace:

@@ -145,8 +145,8 @@ def consumer_config(access: KafkaAccess, group_id: str) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
-        # Answered for each record that comes, a consumer asks a thousand times a second, and on a
-        # busy machine that costs more than these milliseconds (docs/benchmarks.md).
+        # Answered for each record that comes, a consumer asks again for each, and on a busy machine
+        # that costs more than these milliseconds (docs/adr/0025).
         "fetch.min.bytes": 65_536,
         "fetch.wait.max.ms": 5,
     }

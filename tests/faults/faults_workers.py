@@ -161,10 +161,17 @@ def _await_commit(stage: Stage, slot: int, since_ms: int) -> None:
     wait_for(has_committed, f"worker {slot} to decide again")
 
 
+def not_ended(attempts: Sequence[Attempt], slot: int, at_ms: int) -> list[Attempt]:
+    """Give a worker's transactions that ended after it went to sleep, or never.
+
+    One that ended in that very millisecond is the one before: who sleeps does so for seconds.
+    """
+    return [a for a in attempts if a.slot == slot and (a.ended_at_ms or at_ms + 1) > at_ms]
+
+
 def _require_refused(outcome: Outcome, attempts: Sequence[Attempt], slot: int, at_ms: int) -> None:
     """Require that what a worker had in hand at a time was not committed by it."""
-    # One that ended in the same millisecond is the one before: who sleeps does so for seconds.
-    own = [a for a in attempts if a.slot == slot and (a.ended_at_ms or at_ms + 1) > at_ms]
+    own = not_ended(attempts, slot, at_ms)
     outcome.require(bool(own), f"worker {slot} had no transaction after it went on")
     outcome.require(
         not own or own[0].is_committed is False,
